@@ -104,7 +104,10 @@ class Settings:
         None, kinds.String(), "signs callbacks: `whsec_` and base64 of 24 to 64 bytes; default: generated", secret=True
     )
     driver_token_keys: tuple[str, ...] = setting(
-        (), Words(), "seal driver tokens, newest first: base64 of 32 bytes each; default: generated", secret=True
+        (), Words(), "seal driver tokens, newest first: urlsafe base64 of 32 bytes; default: generated", secret=True
+    )
+    driver_token_hash_key: str | None = setting(
+        None, kinds.String(validate=validate.Length(min=32)), "finds a driver token again; never change it", secret=True
     )
     driver_token_min_length: int = setting(20, whole(1, 80), "lower it for short RFID uids")
     driver_token_retention_hours: int = setting(24, whole(0), "driver tokens are erased this long after the end")

@@ -1,0 +1,3 @@
+from chargeapp.commands import main
+
+main()

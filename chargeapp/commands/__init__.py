@@ -1,0 +1,59 @@
+"""The `chargeapp` command line. A group is imported only when it is called, so that --help answers at once."""
+
+import importlib
+import sys
+
+import click
+
+COMMANDS = {
+    "up": ("chargeapp.commands.up:up", "Run everything on this machine, with a demo receiver."),
+    "web": ("chargeapp.commands.processes:web", "Run the API."),
+    "relay": ("chargeapp.commands.processes:relay", "Move due outbox rows into the queues."),
+    "worker": ("chargeapp.commands.processes:worker", "Run the jobs of one queue."),
+    "db": ("chargeapp.commands.db:db", "Bring the database up to date, or look at it."),
+    "acl": ("chargeapp.commands.acl:acl", "Manage the built-in access list."),
+    "requests": ("chargeapp.commands.requests:requests", "List, show and redeliver requests."),
+    "dead-letters": ("chargeapp.commands.dead_letters:dead_letters", "List and replay what could not be processed."),
+    "secrets": ("chargeapp.commands.secrets:secrets", "Make the secrets that production needs."),
+    "doctor": ("chargeapp.commands.doctor:doctor", "Check everything, and say what to do."),
+}
+
+
+class LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="chargeapp")
+def cli() -> None:
+    """Asynchronous authorization for EV charging that never loses a request.
+
+    \b
+    Examples:
+      chargeapp up                     everything on this machine
+      chargeapp doctor                 what works, and what to do about the rest
+      chargeapp requests list --state failed
+    """
+
+
+def main() -> None:
+    """Says a user's mistake in one line instead of a traceback."""
+    from chargeapp.errors import ChargeappError
+
+    try:
+        cli(prog_name="chargeapp")
+    except ChargeappError as error:
+        click.echo(f"chargeapp: {error}", err=True)
+        sys.exit(1)

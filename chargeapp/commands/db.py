@@ -1,0 +1,42 @@
+"""`chargeapp db`: the tables."""
+
+import json
+
+import click
+
+from chargeapp.config import load_settings
+from chargeapp.runtime import Runtime
+from chargeapp.storage import schema
+
+
+@click.group()
+def db() -> None:
+    """Bring the database up to date, or look at it."""
+
+
+@db.command()
+def upgrade() -> None:
+    """Make or change the tables as this version needs them. Safe to repeat, and while others run.
+
+    \b
+    Example:
+      chargeapp db upgrade
+    """
+    runtime = Runtime(load_settings())
+    schema.upgrade(runtime.database)
+    click.echo(f"The database is up to date ({schema.status(runtime.database).current}).")
+
+
+@db.command()
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def status(as_json: bool) -> None:
+    """Tell which version the tables have; exits with 1 if they are behind."""
+    found = schema.status(Runtime(load_settings()).database)
+    if as_json:
+        click.echo(json.dumps({"current": found.current, "newest": found.newest, "upToDate": found.up_to_date}))
+    elif found.up_to_date:
+        click.echo(f"Up to date ({found.current}).")
+    else:
+        click.echo(f"Behind: {found.current or 'empty'}, newest is {found.newest}. Run: chargeapp db upgrade")
+    if not found.up_to_date:
+        raise SystemExit(1)

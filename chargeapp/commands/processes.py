@@ -1,0 +1,88 @@
+"""The long-running processes, one command each, for Procfile, systemd and cron."""
+
+import json
+import signal
+import threading
+from dataclasses import asdict
+from types import FrameType
+
+import click
+
+from chargeapp.config import load_settings
+from chargeapp.logs import configure_logging
+from chargeapp.pipeline import STAGES
+from chargeapp.relay import Pass
+from chargeapp.runtime import Runtime
+
+
+@click.command()
+def web() -> None:
+    """Run the API with gunicorn.
+
+    \b
+    Example:
+      PORT=9000 chargeapp web
+    """
+    from chargeapp.commands.gunicorn_server import run_web
+
+    settings = load_settings()
+    configure_logging(settings, "web")
+    run_web(settings)
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="Move everything that is due now, then end. For cron.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: print what was done as JSON.")
+def relay(once: bool, as_json: bool) -> None:
+    """Move due outbox rows into the queues, and find lost ones again.
+
+    \b
+    Examples:
+      chargeapp relay             until SIGTERM, at once when rows become due
+      chargeapp relay --once      one pass, as cron runs it
+    """
+    settings = load_settings()
+    configure_logging(settings, "relay")
+    runtime = Runtime(settings)
+    if once:
+        done = runtime.relay.once()
+        click.echo(json.dumps(asdict(done)) if as_json else in_words(done))
+    else:
+        run_relay(runtime)
+
+
+@click.command()
+@click.argument("queue", type=click.Choice([stage.queue for stage in STAGES]))
+def worker(queue: str) -> None:
+    """Run the jobs of one QUEUE. Start as many as the load needs; a supervisor restarts what ends.
+
+    \b
+    Example:
+      chargeapp worker callbacks
+    """
+    # The one place where the application names the jobs, and it is an entry point.
+    from jobs.worker import run_worker
+
+    settings = load_settings()
+    configure_logging(settings, f"worker {queue}")
+    run_worker(Runtime(settings), next(stage for stage in STAGES if stage.queue == queue))
+
+
+def run_relay(runtime: Runtime) -> None:
+    """Until SIGTERM or SIGINT."""
+    stop = threading.Event()
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
+    runtime.relay.run(stop.is_set)
+
+
+def in_words(done: Pass) -> str:
+    published = ", ".join(f"{count} to {queue}" for queue, count in done.published.items())
+    return (
+        f"Published {published}; {done.recovered} recovered, "
+        f"{done.decided_by_deadline} decided by their deadline, {done.expired} expired."
+    )

@@ -1,0 +1,68 @@
+"""What a charging session request can be, and what can be decided about it."""
+
+import secrets
+from datetime import datetime
+from enum import StrEnum
+
+from chargeapp.clock import epoch_millis
+
+
+class State(StrEnum):
+    """accepted -> authorizing -> decided -> delivered | failed | expired"""
+
+    ACCEPTED = "accepted"
+    AUTHORIZING = "authorizing"
+    DECIDED = "decided"
+    DELIVERED = "delivered"
+    FAILED = "failed"
+    EXPIRED = "expired"
+
+    @property
+    def terminal(self) -> bool:
+        return self in TERMINAL_STATES
+
+
+TERMINAL_STATES = frozenset({State.DELIVERED, State.FAILED, State.EXPIRED})
+
+
+class Decision(StrEnum):
+    ALLOWED = "allowed"
+    NOT_ALLOWED = "not_allowed"
+    UNKNOWN = "unknown"
+    INVALID = "invalid"
+
+
+class Reason(StrEnum):
+    """Why a decision is not simply `allowed`, or why a callback was not delivered."""
+
+    AUTHORIZATION_TIMEOUT = "authorization_timeout"
+    AUTHORIZATION_ERROR = "authorization_error"
+    CIRCUIT_OPEN = "circuit_open"
+    NOT_IN_ACL = "not_in_acl"
+    BLOCKED = "blocked"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    GONE = "gone"
+    UNDELIVERABLE = "undeliverable"
+
+
+class Command(StrEnum):
+    START_CHARGING_SESSION_REQUEST = "StartChargingSessionRequestCommand"
+    SEND_AUTHORIZATION_DECISION_CALLBACK = "SendAuthorizationDecisionCallbackCommand"
+
+
+class Event(StrEnum):
+    """Facts of one request's timeline, in the past tense."""
+
+    REQUEST_ACCEPTED = "RequestAccepted"
+    AUTHORIZATION_DECIDED = "AuthorizationDecided"
+    CALLBACK_ATTEMPTED = "CallbackAttempted"
+    CALLBACK_DELIVERY_SUCCEEDED = "CallbackDeliverySucceeded"
+    CALLBACK_DELIVERY_FAILED = "CallbackDeliveryFailed"
+    REDELIVERY_REQUESTED = "RedeliveryRequested"
+    LATE_RESULT_DISCARDED = "LateResultDiscarded"
+
+
+def new_request_id(now: datetime) -> str:
+    """Begins with the time, so that ids sort by age and new rows land at the end of every index."""
+    return f"req-{epoch_millis(now):012x}{secrets.token_hex(10)}"

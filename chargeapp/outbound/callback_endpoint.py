@@ -1,0 +1,51 @@
+"""Tells a caller the decision by a signed HTTP POST, once; what the answer means is said as an Outcome."""
+
+import json
+import time
+from datetime import datetime
+from typing import Any
+
+from chargeapp import __version__
+from chargeapp.domain.callback import Outcome, Reply
+from chargeapp.domain.charging_session import Reason
+from chargeapp.errors import PermanentFailure, TemporaryFailure
+from chargeapp.outbound.http_client import HttpClient
+from chargeapp.security.signatures import Signer
+
+USER_AGENT = f"chargeapp/{__version__}"
+
+
+class CallbackEndpoint:
+    def __init__(self, client: HttpClient, signer: Signer, timeout_seconds: float) -> None:
+        self._client = client
+        self._signer = signer
+        self._timeout_seconds = timeout_seconds
+
+    def send(self, url: str, request_id: str, body: dict[str, Any], now: datetime) -> Reply:
+        """2xx delivers, 410 is final, everything else may be retried; redirects are not followed."""
+        content = json.dumps(body, separators=(",", ":")).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "User-Agent": USER_AGENT,
+            **self._signer.headers(request_id, content, now),
+        }
+        started = time.monotonic()
+        try:
+            answer = self._client.post(url, content, headers, self._timeout_seconds)
+        except PermanentFailure as error:
+            return Reply(Outcome.FINAL, _millis_since(started), error=str(error), reason=Reason.BLOCKED)
+        except TemporaryFailure as error:
+            return Reply(Outcome.RETRY, _millis_since(started), error=str(error))
+        millis = _millis_since(started)
+        if 200 <= answer.status < 300:
+            return Reply(Outcome.DELIVERED, millis, answer.status)
+        error = f"answered {answer.status}"
+        if answer.status == 410:
+            return Reply(Outcome.FINAL, millis, answer.status, error, Reason.GONE)
+        return Reply(
+            Outcome.RETRY, millis, answer.status, error, retry_after_seconds=answer.retry_after_seconds
+        )
+
+
+def _millis_since(started: float) -> int:
+    return round((time.monotonic() - started) * 1000)

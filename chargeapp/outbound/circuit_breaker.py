@@ -1,0 +1,63 @@
+"""Stops asking a service that keeps failing, and lets one question through after a while to see."""
+
+import threading
+from datetime import UTC, datetime, timedelta
+
+import pybreaker
+
+FAILURES = 5
+OPEN_SECONDS = 30
+
+
+class ServiceFailedError(Exception):
+    """Only counted, never seen by anybody."""
+
+
+class CircuitBreaker:
+    """pybreaker keeps the state. Its lock is held while a result is counted, never during the call itself."""
+
+    def __init__(self, failures: int = FAILURES, open_seconds: float = OPEN_SECONDS) -> None:
+        self._open_for = timedelta(seconds=open_seconds)
+        self._storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+        self._breaker = pybreaker.CircuitBreaker(
+            fail_max=failures,
+            reset_timeout=open_seconds,
+            state_storage=self._storage,
+            throw_new_error_on_trip=False,
+        )
+        self._lock = threading.Lock()
+        self._probing = False
+
+    @property
+    def state(self) -> str:
+        """`closed`, `open` or `half-open`"""
+        return str(self._breaker.current_state)
+
+    def admits(self) -> bool:
+        """Whether to make a call now; every admitted call must be followed by `record`."""
+        if self.state == pybreaker.STATE_CLOSED:
+            return True
+        with self._lock:
+            opened_at = self._storage.opened_at
+            waited = opened_at is None or datetime.now(UTC) >= _as_utc(opened_at) + self._open_for
+            if self._probing or not waited:
+                return False
+            self._probing = True
+            return True
+
+    def record(self, *, succeeded: bool) -> None:
+        def outcome() -> None:
+            if not succeeded:
+                raise ServiceFailedError
+
+        try:
+            self._breaker.call(outcome)
+        except (ServiceFailedError, pybreaker.CircuitBreakerError):
+            pass  # A call that began before the circuit opened may end after it.
+        finally:
+            with self._lock:
+                self._probing = False
+
+
+def _as_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -1,0 +1,150 @@
+"""Moves due outbox rows into their queues, finds lost ones again, and decides what nobody decided in time.
+
+Safe to run as often as you like, beside any number of others: a row is claimed by one of them.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from chargeapp.clock import utcnow
+from chargeapp.errors import TemporaryFailure
+from chargeapp.logs import get_logger
+from chargeapp.pipeline import STAGES, Stage
+from chargeapp.services.authorization_decisions import decide_overdue
+from chargeapp.services.delivery_events import expire_overdue
+from chargeapp.storage import heartbeats, outbox
+from chargeapp.storage.database import Database
+from chargeapp.storage.wakeups import Bell, Wakeups
+from chargeapp.transport.rq_transport import RqTransport
+
+log = get_logger()
+
+ROWS_PER_JOB = 64
+# Rows beyond these wait in the database, where they gather into full jobs.
+JOBS_IN_QUEUE = 2
+TICK_SECONDS = 0.25
+RECOVERY_SECONDS = 5.0
+# A job that goes on taking rows of a queue gets this much of a head start on them.
+PATIENCE = timedelta(seconds=0.5)
+# The job itself records a decision in time; the relay steps in only when it clearly did not.
+DECISION_GRACE = timedelta(seconds=2)
+JUST_CLAIMED = timedelta(seconds=2)
+
+
+@dataclass
+class Pass:
+    """What one pass of the relay did."""
+
+    published: dict[str, int] = field(default_factory=dict)
+    recovered: int = 0
+    decided_by_deadline: int = 0
+    expired: int = 0
+
+
+class Relay:
+    def __init__(
+        self, database: Database, transport: RqTransport, wakeups: Wakeups, expiry_grace_seconds: float
+    ) -> None:
+        self._database = database
+        self._transport = transport
+        self._wakeups = wakeups
+        self._expiry_grace = timedelta(seconds=expiry_grace_seconds)
+
+    def once(self) -> Pass:
+        """Everything there is to do now, as cron calls it."""
+        done = Pass()
+        self.watch_deadlines(done)
+        self.recover(done)
+        self._transport.enqueue_scheduled()
+        for stage in STAGES:
+            done.published[stage.queue] = self.publish_due(stage)
+        self._database.checkpoint()
+        return done
+
+    def run(self, stopping: Callable[[], bool]) -> None:
+        """Until `stopping`: at once when rung, else a look every quarter of a second."""
+        recover_at = 0.0
+        with self._wakeups.listen("relay") as bell:
+            while not stopping():
+                try:
+                    if time.monotonic() >= recover_at:
+                        recover_at = time.monotonic() + RECOVERY_SECONDS
+                        self._maintain()
+                    self._transport.enqueue_scheduled()
+                    for stage in STAGES:
+                        self.publish_due(stage, patient=True)
+                except TemporaryFailure as error:
+                    log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
+                    self._wait(bell, 1.0, stopping)
+                else:
+                    self._wait(bell, TICK_SECONDS, stopping)
+
+    def publish_due(self, stage: Stage, *, patient: bool = False) -> int:
+        """Publish due rows while the queue is short; with `patient`, leave fresh ones to a job that is taking them."""
+        published = 0
+        while True:
+            now = utcnow()
+            head_start = PATIENCE if patient and self._wakeups.attended(stage.queue) else timedelta()
+            with self._database.reading() as session:
+                if not outbox.any_due(session, stage.outbox, now - head_start):
+                    return published
+            if self._transport.depth(stage) >= JOBS_IN_QUEUE:
+                return published
+            job_id = new_job_id(stage)
+            with self._database.writing() as session:
+                tickets = outbox.claim_due(
+                    session, stage.outbox, job_id=job_id, limit=ROWS_PER_JOB, now=now, due_before=now - head_start
+                )
+            if not tickets:
+                return published
+            try:
+                self._transport.publish(stage, tickets, job_id)
+            except TemporaryFailure:
+                with self._database.writing() as session:
+                    outbox.release(session, stage.outbox, tickets, now)
+                raise
+            published += len(tickets)
+
+    def recover(self, done: Pass) -> None:
+        """Make rows claimable again whose job Redis has lost."""
+        for stage in STAGES:
+            with self._database.reading() as session:
+                expected = outbox.jobs_in_queue(session, stage.outbox, utcnow() - JUST_CLAIMED)
+            if not expected or not (lost := self._transport.lost(expected)):
+                continue
+            with self._database.writing() as session:
+                rows = outbox.release_lost(session, stage.outbox, lost)
+            done.recovered += rows
+            log.warning("Rows of lost jobs are due again", action="rows_recovered", queue=stage.queue, rows=rows)
+
+    def watch_deadlines(self, done: Pass) -> None:
+        """No silence: decide what nobody decided in time, end what nobody ended. Needs no Redis."""
+        now = utcnow()
+        with self._database.writing() as session:
+            done.decided_by_deadline = decide_overdue(session, now, now - DECISION_GRACE)
+            done.expired = expire_overdue(session, now, now - self._expiry_grace)
+            heartbeats.beat(session, "relay", now)
+            heartbeats.forget_old(session, now)
+        if done.decided_by_deadline:
+            log.warning("Decided by the deadline", action="decided_by_deadline", requests=done.decided_by_deadline)
+        if done.expired:
+            log.warning("Expired without an end", action="expired_overdue", requests=done.expired)
+
+    def _maintain(self) -> None:
+        done = Pass()
+        self.watch_deadlines(done)
+        self._database.checkpoint()
+        self.recover(done)
+
+    @staticmethod
+    def _wait(bell: Bell, seconds: float, stopping: Callable[[], bool]) -> None:
+        if not stopping():
+            bell.wait(seconds)
+
+
+def new_job_id(stage: Stage) -> str:
+    """Never used twice: RQ keeps failed jobs for a while and refuses their id."""
+    return f"{stage.queue}-{uuid.uuid4().hex}"

@@ -1,0 +1,161 @@
+"""Read-only figures for health, metrics, console and command line: from the database, so true over all processes."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from chargeapp.domain.charging_session import Decision, State
+from chargeapp.pipeline import STAGES
+from chargeapp.storage import heartbeats
+from chargeapp.storage.models import EventRecord, SessionRequest, Tally
+from chargeapp.storage.tallies import DURATION_BOUNDS
+
+# A relay that cron runs every minute has this much to say that it works.
+RELAY_LATE = timedelta(seconds=90)
+WORKER_LATE = timedelta(seconds=30)
+RECENT = timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Duration:
+    """Of one kind of call: how many there were, their mean, and a bound that 95 of 100 stayed below."""
+
+    count: int
+    mean_millis: float
+    p95_millis: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    totals: dict[str, int]
+    decisions: dict[str, int]
+    ended: dict[str, int]
+    callbacks_succeeded: int
+    callbacks_failed: int
+    authorization_errors: int
+    authorization: Duration
+    callback: Duration
+    queue_size: int
+    backlog: dict[str, int]
+    dead_letters: dict[str, int]
+    oldest_waiting_seconds: float
+
+
+def figures(session: Session, now: datetime) -> Figures:
+    sums = {
+        row.name: (int(row.count), int(row.millis))
+        for row in session.execute(
+            select(Tally.name, func.sum(Tally.count).label("count"), func.sum(Tally.millis).label("millis")).group_by(
+                Tally.name
+            )
+        )
+    }
+    recent = {
+        row.name: int(row.count)
+        for row in session.execute(
+            select(Tally.name, func.sum(Tally.count).label("count"))
+            .where(Tally.minute >= now - RECENT, Tally.name.like("%\\_le\\_%", escape="\\"))
+            .group_by(Tally.name)
+        )
+    }
+
+    def total(name: str) -> int:
+        return sums.get(name, (0, 0))[0]
+
+    def duration(name: str) -> Duration:
+        count, millis = sums.get(name, (0, 0))
+        return Duration(count, millis / count if count else 0.0, _p95(name, recent))
+
+    oldest = session.scalar(select(func.min(SessionRequest.accepted_at)).where(SessionRequest.decided_at.is_(None)))
+    return Figures(
+        totals={"requests": total("requests")},
+        decisions={decision.value: total(f"decisions_{decision}") for decision in Decision},
+        ended={state.value: total(f"requests_{state}") for state in State if state.terminal},
+        callbacks_succeeded=total("callbacks_succeeded"),
+        callbacks_failed=total("callbacks_failed"),
+        authorization_errors=total("authorization_errors"),
+        authorization=duration("authorization"),
+        callback=duration("callback"),
+        queue_size=queue_size(session),
+        backlog={stage.queue: _count(session, stage.outbox, dead=False) for stage in STAGES},
+        dead_letters={stage.queue: _count(session, stage.outbox, dead=True) for stage in STAGES},
+        oldest_waiting_seconds=max(0.0, (now - oldest).total_seconds()) if oldest else 0.0,
+    )
+
+
+def queue_size(session: Session) -> int:
+    """Requests that nobody has decided yet."""
+    return session.scalar(select(func.count()).where(SessionRequest.decided_at.is_(None))) or 0
+
+
+@dataclass(frozen=True)
+class Processes:
+    relay_age_seconds: float | None
+    workers: dict[str, int]
+    circuit_breaker: str
+
+    @property
+    def relay_alive(self) -> bool:
+        return self.relay_age_seconds is not None and self.relay_age_seconds < RELAY_LATE.total_seconds()
+
+
+def processes(session: Session, now: datetime) -> Processes:
+    beaten = heartbeats.last(session, "relay")
+    workers = dict.fromkeys((stage.queue for stage in STAGES), 0)
+    breaker = "closed"
+    for each in heartbeats.since(session, "worker ", now - WORKER_LATE):
+        queue = each.process.split(" ")[1]
+        workers[queue] = workers.get(queue, 0) + 1
+        if each.note and each.note != "closed":
+            breaker = each.note
+    return Processes((now - beaten).total_seconds() if beaten else None, workers, breaker)
+
+
+def timeline(session: Session, request_id: str) -> list[dict[str, Any]]:
+    """One request's facts in the order they were written."""
+    facts = session.scalars(
+        select(EventRecord).where(EventRecord.request_id == request_id).order_by(EventRecord.id)
+    )
+    return [{"type": fact.type, "at": fact.at.isoformat(), **fact.details} for fact in facts]
+
+
+def page_of_requests(
+    session: Session,
+    *,
+    caller: str | None = None,
+    state: str | None = None,
+    station_id: str | None = None,
+    before: str | None = None,
+    limit: int = 50,
+) -> list[SessionRequest]:
+    """Newest first; `before` is the last id of the page before."""
+    statement = select(SessionRequest).order_by(SessionRequest.id.desc()).limit(limit)
+    if caller is not None:
+        statement = statement.where(SessionRequest.caller == caller)
+    if state:
+        statement = statement.where(SessionRequest.state == state)
+    if station_id:
+        statement = statement.where(SessionRequest.station_id == station_id)
+    if before:
+        statement = statement.where(SessionRequest.id < before)
+    return list(session.scalars(statement))
+
+
+def _count(session: Session, outbox: Any, *, dead: bool) -> int:
+    condition = outbox.dead_at.is_not(None) if dead else outbox.dead_at.is_(None)
+    return session.scalar(select(func.count()).select_from(outbox).where(outbox.settled_at.is_(None), condition)) or 0
+
+
+def _p95(name: str, recent: dict[str, int]) -> float:
+    buckets = [(float(bound), recent.get(f"{name}_le_{bound}", 0)) for bound in DURATION_BOUNDS]
+    buckets.append((float(DURATION_BOUNDS[-1]), recent.get(f"{name}_le_inf", 0)))
+    wanted = 0.95 * sum(count for _, count in buckets)
+    seen = 0
+    for bound, count in buckets:
+        seen += count
+        if count and seen >= wanted:
+            return bound
+    return 0.0

@@ -1,0 +1,105 @@
+"""What any process needs, built once and only when first used: safe to make before a fork."""
+
+from functools import cached_property
+
+import redis
+
+from chargeapp.config import Settings
+from chargeapp.domain.retry_policy import RetryPolicy
+from chargeapp.outbound.access_list import AccessList
+from chargeapp.outbound.authorization_service import AuthorizationService
+from chargeapp.outbound.callback_endpoint import CallbackEndpoint
+from chargeapp.outbound.circuit_breaker import CircuitBreaker
+from chargeapp.outbound.http_client import HttpClient
+from chargeapp.relay import Relay
+from chargeapp.security.address_policy import AddressPolicy
+from chargeapp.security.driver_tokens import TokenVault
+from chargeapp.security.secrets_file import Secrets, load_secrets
+from chargeapp.security.signatures import Signer
+from chargeapp.storage.database import Database
+from chargeapp.storage.wakeups import Wakeups
+from chargeapp.transport import rq_transport
+from chargeapp.commands.embedded_redis import embedded_redis_url
+
+# How much longer than a callback's own deadline it may take until its result is recorded.
+RECORDING_GRACE_SECONDS = 5.0
+
+
+class Runtime:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    @cached_property
+    def database(self) -> Database:
+        return Database(self.settings.resolved_database_url)
+
+    @cached_property
+    def wakeups(self) -> Wakeups:
+        return Wakeups(self.settings.chargeapp_data_dir / "wakeups")
+
+    @cached_property
+    def redis(self) -> redis.Redis:
+        return rq_transport.connect(self.redis_url)
+
+    @property
+    def redis_url(self) -> str:
+        return self.settings.redis_url or embedded_redis_url(self.settings.chargeapp_data_dir)
+
+    @cached_property
+    def transport(self) -> rq_transport.RqTransport:
+        return rq_transport.RqTransport(self.redis)
+
+    @cached_property
+    def relay(self) -> Relay:
+        grace = self.settings.callback_timeout_seconds + RECORDING_GRACE_SECONDS
+        return Relay(self.database, self.transport, self.wakeups, expiry_grace_seconds=grace)
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        return load_secrets(self.settings)
+
+    @cached_property
+    def vault(self) -> TokenVault:
+        return TokenVault(self.secrets.driver_token_keys, self.secrets.driver_token_hash_key)
+
+    @cached_property
+    def address_policy(self) -> AddressPolicy:
+        return AddressPolicy(self.settings.callback_allowed_networks)
+
+    @cached_property
+    def retry_policy(self) -> RetryPolicy:
+        return RetryPolicy(
+            max_retries=self.settings.callback_max_retries,
+            first_delay_seconds=self.settings.callback_retry_delay_millis / 1000,
+            rounds_seconds=self.settings.callback_rounds_seconds,
+        )
+
+    @cached_property
+    def authorizer(self) -> AccessList | AuthorizationService:
+        url = self.settings.authorization_service_url
+        if url is None:
+            return AccessList(self.database)
+        return AuthorizationService(
+            url,
+            HttpClient(policy=None, pool_size=self.settings.queue_consumer_threads),
+            self.settings.authorization_max_retries,
+            self.circuit_breaker,
+        )
+
+    @cached_property
+    def circuit_breaker(self) -> CircuitBreaker | None:
+        return CircuitBreaker() if self.settings.authorization_circuit_breaker_enabled else None
+
+    def circuit_state(self) -> str:
+        """Of this process: empty where it asks no service."""
+        if self.settings.authorization_service_url is None or self.circuit_breaker is None:
+            return ""
+        return self.circuit_breaker.state
+
+    @cached_property
+    def callback_endpoint(self) -> CallbackEndpoint:
+        return CallbackEndpoint(
+            HttpClient(self.address_policy, pool_size=self.settings.queue_consumer_threads),
+            Signer(self.secrets.webhook_secret),
+            self.settings.callback_timeout_seconds,
+        )

@@ -1,0 +1,50 @@
+"""Driver tokens are personal data: sealed at rest, looked up by keyed hash, shown masked."""
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+
+from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+
+from chargeapp.errors import MisconfiguredError, PermanentFailure
+
+SHOWN = 4
+
+
+class TokenUnreadable(PermanentFailure):
+    """The driver token was erased, or sealed with a key that is no longer configured."""
+
+
+class TokenVault:
+    """Seals with the first of `keys`, opens with any (urlsafe base64 of 32 bytes each, as Fernet has them)."""
+
+    def __init__(self, keys: Sequence[str], hash_key: str) -> None:
+        try:
+            self._fernet = MultiFernet([Fernet(key) for key in keys])
+        except ValueError as error:
+            raise MisconfiguredError(f"DRIVER_TOKEN_KEYS: {error}") from error
+        self._hash_key = hash_key.encode()
+
+    def seal(self, token: str) -> bytes:
+        return self._fernet.encrypt(token.encode())
+
+    def open(self, sealed: bytes) -> str:
+        """Raises TokenUnreadable."""
+        try:
+            return self._fernet.decrypt(sealed).decode()
+        except InvalidToken as error:
+            raise TokenUnreadable from error
+
+    def hash(self, token: str) -> str:
+        return hmac.new(self._hash_key, token.encode(), hashlib.sha256).hexdigest()
+
+
+def mask(token: str) -> str:
+    """Enough to tell two tokens apart on a screen, too little to use one."""
+    if len(token) < 3 * SHOWN:
+        return "…"
+    return f"{token[:SHOWN]}…{token[-SHOWN:]}"
+
+
+def new_key() -> str:
+    return Fernet.generate_key().decode()

@@ -1,0 +1,176 @@
+"""Connections and transactions. SQLite: one writer at a time, in the order of asking; readers never wait."""
+
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pysqlite3 import dbapi2 as sqlite
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from chargeapp.errors import MisconfiguredError, TemporaryFailure
+
+# Fixed in these and in everything newer: two connections that checkpoint and write could lose committed rows.
+FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
+NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
+BUSY_SECONDS = 5.0
+
+
+class DatabaseUnavailable(TemporaryFailure):
+    """The database cannot commit just now; nothing was stored."""
+
+
+class Database:
+    """One for each process; connects when first used, so it may be made before a fork but not used."""
+
+    def __init__(self, url: str) -> None:
+        self.url = make_url(url)
+        if self.url.get_backend_name() != "sqlite":
+            raise MisconfiguredError("DATABASE_URL: this release stores in SQLite only, for example sqlite:////srv/c.db")
+        if self.url.database in (None, "", ":memory:"):
+            raise MisconfiguredError("DATABASE_URL: several processes share the database, so it must be a file")
+        check_sqlite_version(sqlite.sqlite_version_info)
+        self.path = Path(str(self.url.database))
+        self._prepare_directory()
+        self.engine = _create_engine(str(self.path))
+        self._readers = self.engine.execution_options(read_only=True)
+        self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
+
+    def _prepare_directory(self) -> None:
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise MisconfiguredError(f"{self.path.parent} cannot be made: {error.strerror}") from error
+        if (kind := file_system_of(self.path.parent)) in NETWORK_FILE_SYSTEMS:
+            raise MisconfiguredError(f"{self.path.parent} is on {kind}: SQLite would lose data there. Use a local disk.")
+
+    @contextmanager
+    def writing(self) -> Iterator[Session]:
+        """One transaction, committed to disk at the end; raises DatabaseUnavailable if that cannot be had in time."""
+        try:
+            with self._gate.hold(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            raise DatabaseUnavailable(f"The database cannot commit just now: {error.orig}") from error
+
+    @contextmanager
+    def reading(self) -> Iterator[Session]:
+        """A consistent view that waits for nobody."""
+        try:
+            with Session(self._readers, expire_on_commit=False) as session:
+                yield session
+        except OperationalError as error:
+            raise DatabaseUnavailable(f"The database cannot be read just now: {error.orig}") from error
+
+    def checkpoint(self) -> None:
+        """Move the log into the database as far as that disturbs nobody; the relay does it, not a request."""
+        connection = self.engine.raw_connection()
+        try:
+            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        except sqlite.OperationalError as error:
+            raise DatabaseUnavailable(f"The database cannot be checkpointed just now: {error}") from error
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class FairGate:
+    """Lets one writer in at a time, over all processes, in the order of asking.
+
+    SQLite's own waiting sleeps blindly for up to 100 ms; queueing for a file lock first took the 99th percentile of
+    two writers from 9 ms to 1 ms and doubled their rate.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._threads = threading.Lock()
+        self._file: int | None = None
+        self._owner = 0
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        give_up_at = time.monotonic() + BUSY_SECONDS
+        if not self._threads.acquire(timeout=BUSY_SECONDS):
+            raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
+        try:
+            file = self._open()
+            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                # Those who queued behind a blocked writer give up together instead of one after the other.
+                if time.monotonic() > give_up_at:
+                    raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)
+        finally:
+            self._threads.release()
+
+    def _open(self) -> int:
+        # A lock taken through a descriptor inherited over a fork would be shared with the parent.
+        if self._file is None or self._owner != os.getpid():
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise DatabaseUnavailable(f"{self._path} cannot be opened: {error.strerror}") from error
+            self._owner = os.getpid()
+        return self._file
+
+
+def _create_engine(path: str) -> Engine:
+    engine = create_engine(
+        f"sqlite+pysqlite:///{path}",
+        module=sqlite,
+        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
+        pool_size=8,
+        max_overflow=64,
+    )
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _: Any) -> None:
+        # The driver's own implicit BEGIN is deferred and fails at once when it has to become a writer.
+        connection.isolation_level = None
+        for pragma in (
+            "journal_mode=WAL",
+            "synchronous=FULL",
+            "foreign_keys=ON",
+            "temp_store=MEMORY",
+            "journal_size_limit=67108864",
+            # Checkpoints are the relay's work, off the path of requests; this is only the safety net.
+            "wal_autocheckpoint=20000",
+        ):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def check_sqlite_version(version: tuple[int, int, int]) -> None:
+    """Raises MisconfiguredError for a library that can lose committed rows in WAL mode."""
+    newest = FIXED_SQLITE[0]
+    if version >= newest or any(version[:2] == fixed[:2] and version >= fixed for fixed in FIXED_SQLITE):
+        return
+    found = ".".join(map(str, version))
+    raise MisconfiguredError(f"SQLite {found} can lose committed rows (WAL bug); 3.51.3 or newer is needed")
+
+
+def file_system_of(directory: Path) -> str:
+    """The kind of file system that holds `directory`, as the kernel names it; empty where it does not tell."""
+    try:
+        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
+    except OSError:
+        return ""
+    real = str(directory.resolve())
+    holding = [(point, kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
+    return max(holding, key=lambda each: len(each[0]))[1] if holding else ""

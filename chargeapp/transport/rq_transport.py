@@ -1,0 +1,92 @@
+"""Publishes claimed rows as RQ jobs, and tells which jobs Redis has lost."""
+
+from collections.abc import Collection, Sequence
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq.job import Job
+from rq.scheduler import RQScheduler
+from rq.serializers import JSONSerializer
+
+from chargeapp.errors import TemporaryFailure
+from chargeapp.pipeline import STAGES, Stage
+from chargeapp.storage.outbox import Ticket
+from chargeapp.transport.message import pack
+
+# Twice the longest a job goes on; only a job that hangs is ended by it.
+JOB_TIMEOUT_SECONDS = 180
+FAILED_JOB_KEPT_SECONDS = 3600
+
+
+class BrokerUnavailable(TemporaryFailure):
+    """Redis does not answer or does not take more; rows stay where they are."""
+
+
+def connect(url: str) -> redis.Redis:
+    """A client that never repeats a command by itself: one lost reply would enqueue a job twice."""
+    return redis.Redis.from_url(
+        url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2.0, socket_timeout=5.0, protocol=2
+    )
+
+
+class RqTransport:
+    def __init__(self, connection: redis.Redis) -> None:
+        self._connection = connection
+        self._queues = {stage.queue: Queue(stage.queue, connection, serializer=JSONSerializer) for stage in STAGES}
+        self._scheduler: RQScheduler | None = None
+
+    def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str) -> None:
+        """One job for all the tickets."""
+        with _unavailable():
+            self._queues[stage.queue].enqueue(
+                stage.job,
+                pack(tickets),
+                job_id=job_id,
+                job_timeout=JOB_TIMEOUT_SECONDS,
+                result_ttl=0,
+                failure_ttl=FAILED_JOB_KEPT_SECONDS,
+                description=f"{stage.queue}: {len(tickets)} rows",
+            )
+
+    def depth(self, stage: Stage) -> int:
+        """Jobs that wait; those being worked on are not counted."""
+        with _unavailable():
+            return self._queues[stage.queue].count
+
+    def lost(self, job_ids: Collection[str]) -> set[str]:
+        """Those of `job_ids` that Redis no longer knows."""
+        ordered = sorted(job_ids)
+        with _unavailable():
+            pipeline = self._connection.pipeline(transaction=False)
+            for job_id in ordered:
+                pipeline.exists(Job.key_for(job_id))
+            known = pipeline.execute()
+        return {job_id for job_id, exists in zip(ordered, known, strict=True) if not exists}
+
+    def enqueue_scheduled(self) -> None:
+        """Move jobs whose retry pause is over into their queue: RQ's scheduler without a process of its own."""
+        with _unavailable():
+            if self._scheduler is None:
+                self._scheduler = RQScheduler(
+                    [stage.queue for stage in STAGES], connection=self._connection, serializer=JSONSerializer
+                )
+            # Its lock is not needed: of two jobs with the same tickets only one gets the rows.
+            self._scheduler.prepare_registries([stage.queue for stage in STAGES])
+            self._scheduler.enqueue_scheduled_jobs()
+
+    def ping(self) -> None:
+        with _unavailable():
+            self._connection.ping()
+
+
+class _unavailable:  # noqa: N801 - reads as a statement
+    """Every fault of Redis is one error to the rest of the program."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
+        if isinstance(error, redis.RedisError | OSError):
+            raise BrokerUnavailable(f"Redis: {error}") from error

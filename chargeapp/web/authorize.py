@@ -1,0 +1,28 @@
+"""The built-in authorization service over HTTP."""
+
+from flask import Blueprint, Response, jsonify
+
+from chargeapp.clock import utcnow
+from chargeapp.domain.charging_session import Decision
+from chargeapp.outbound import access_list
+from chargeapp.runtime import Runtime
+from chargeapp.web.charging_sessions import json_object
+from chargeapp.web.schemas import AuthorizeSchema, SessionRequestSchema
+
+
+def authorize(runtime: Runtime) -> Blueprint:
+    routes = Blueprint("authorize", __name__, url_prefix="/internal/v1")
+    schema = AuthorizeSchema()
+    well_formed = SessionRequestSchema(runtime.settings.driver_token_min_length)
+
+    @routes.post("/authorize")
+    def decide() -> Response:
+        asked = schema.load(json_object())
+        if well_formed.validate(asked, partial=("callback_url",)):
+            return jsonify(asked | {"status": Decision.INVALID})
+        station_id = asked["station_id"].lower()
+        with runtime.database.reading() as session:
+            answer = access_list.decide(session, runtime.vault.hash(asked["driver_token"]), station_id, utcnow())
+        return jsonify(asked | {"status": answer.decision})
+
+    return routes

@@ -1,0 +1,141 @@
+"""The callers' API: request a charging session, look at it, have its callback sent again."""
+
+import hashlib
+import json
+from typing import Any
+
+from flask import Blueprint, Response, jsonify, request
+from marshmallow import ValidationError
+from werkzeug.exceptions import BadRequest, NotFound
+
+from chargeapp import reports
+from chargeapp.clock import epoch_millis, utcnow
+from chargeapp.logs import get_logger
+from chargeapp.pipeline import AUTHORIZATION, CALLBACKS
+from chargeapp.runtime import Runtime
+from chargeapp.security.driver_tokens import mask
+from chargeapp.services.redeliveries import redeliver
+from chargeapp.services.session_requests import NewRequest, request_charging_session
+from chargeapp.storage.models import SessionRequest
+from chargeapp.web.schemas import PageSchema, SessionRequestSchema
+
+log = get_logger()
+
+# Without API keys there is one caller.
+CALLER = ""
+
+
+def charging_sessions(runtime: Runtime) -> Blueprint:
+    routes = Blueprint("charging_sessions", __name__, url_prefix="/api/v1/charging-session")
+    settings = runtime.settings
+    schema = SessionRequestSchema(settings.driver_token_min_length)
+    page_schema = PageSchema()
+
+    @routes.post("")
+    def accept() -> Response:
+        body = json_object()
+        fields = schema.load(body)
+        target = runtime.address_policy.parse(fields["callback_url"])
+        token = fields["driver_token"]
+        new = NewRequest(
+            caller=CALLER,
+            station_id=fields["station_id"],
+            token_sealed=runtime.vault.seal(token),
+            token_hash=runtime.vault.hash(token),
+            token_masked=mask(token),
+            callback_url=fields["callback_url"],
+            destination=f"{target.host}:{target.port}",
+            ttl_seconds=fields["ttl_seconds"] or settings.request_ttl_seconds,
+            decide_within_seconds=settings.authorization_timeout_seconds,
+            idempotency_key=idempotency_key(),
+            body_hash=fingerprint(fields),
+        )
+        with runtime.database.writing() as session:
+            taken = request_charging_session(session, new, queue_max_size=settings.queue_max_size, now=utcnow())
+        runtime.wakeups.ring(AUTHORIZATION.queue)
+        response = jsonify(
+            status="accepted",
+            message="Request queued for async processing.",
+            requestId=taken.request_id,
+            timestamp=epoch_millis(taken.accepted_at),
+        )
+        if taken.replayed:
+            response.headers["Idempotency-Replayed"] = "true"
+        return response
+
+    @routes.get("/<request_id>")
+    def show(request_id: str) -> Response:
+        with runtime.database.reading() as session:
+            found = session.get(SessionRequest, request_id)
+            if found is None or found.caller != CALLER:
+                raise NotFound
+            return jsonify(summary(found) | {"timeline": reports.timeline(session, request_id)})
+
+    @routes.get("")
+    def page() -> Response:
+        wanted = page_schema.load(request.args)
+        with runtime.database.reading() as session:
+            found = reports.page_of_requests(
+                session,
+                caller=CALLER,
+                state=wanted["state"],
+                station_id=wanted["stationId"],
+                before=wanted["cursor"],
+                limit=wanted["limit"],
+            )
+        following = found[-1].id if len(found) == wanted["limit"] else None
+        return jsonify(requests=[summary(each) for each in found], cursor=following)
+
+    @routes.post("/<request_id>/redelivery")
+    def send_again(request_id: str) -> tuple[Response, int]:
+        with runtime.database.writing() as session:
+            found = session.get(SessionRequest, request_id)
+            if found is None or found.caller != CALLER:
+                raise NotFound
+            redeliver(session, found, settings.request_ttl_seconds, utcnow())
+        runtime.wakeups.ring(CALLBACKS.queue)
+        return jsonify(status="accepted", message="The callback will be sent again.", requestId=request_id), 202
+
+    return routes
+
+
+def json_object() -> dict[str, Any]:
+    """The body; raises 415, 413 or 400."""
+    try:
+        body = request.get_json()
+    except RecursionError:
+        raise BadRequest from None
+    if not isinstance(body, dict):
+        raise ValidationError({"body": ["The request body must be a JSON object."]})
+    return body
+
+
+def idempotency_key() -> str | None:
+    key = request.headers.get("Idempotency-Key")
+    if key is not None and not (0 < len(key) <= 255 and key.isprintable()):
+        raise ValidationError({"Idempotency-Key": ["Idempotency-Key must have 1 to 255 printable characters."]})
+    return key
+
+
+def fingerprint(fields: dict[str, Any]) -> str:
+    """The same for the same request, however its JSON was written."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+
+
+def summary(each: SessionRequest) -> dict[str, Any]:
+    return {
+        "requestId": each.id,
+        "stationId": each.station_id,
+        "driverToken": each.token_masked,
+        "callbackUrl": each.callback_url,
+        "state": each.state,
+        "decision": each.decision,
+        "reason": each.reason,
+        "source": each.source,
+        "attempts": each.callback_attempts,
+        "lastError": each.last_error,
+        "acceptedAt": each.accepted_at.isoformat(),
+        "decidedAt": each.decided_at.isoformat() if each.decided_at else None,
+        "expiresAt": each.expires_at.isoformat(),
+        "endedAt": each.ended_at.isoformat() if each.ended_at else None,
+    }

@@ -1,0 +1,87 @@
+"""Every error has one shape: status, message, timestamp, and errors where fields are at fault."""
+
+from typing import Any
+
+from flask import Flask, Response, jsonify
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from chargeapp.clock import epoch_millis, utcnow
+from chargeapp.errors import RequestRefused, TemporaryFailure
+from chargeapp.logs import get_logger
+from chargeapp.services.redeliveries import RedeliveryRefused
+from chargeapp.services.session_requests import IdempotencyKeyReused, QueueFull
+
+log = get_logger()
+
+RETRY_AFTER_SECONDS = 2
+WORDS = {
+    400: ("bad_request", "The request body must be a JSON object."),
+    404: ("not_found", "There is nothing here. See the README for the addresses."),
+    405: ("method_not_allowed", "This address does not answer to this method."),
+    413: ("payload_too_large", "The request body is too large."),
+    415: ("unsupported_media_type", "Send the body as JSON, with the header Content-Type: application/json."),
+    500: ("internal_error", "Something went wrong here; it is in the log. Trying again may help."),
+}
+
+
+def error_response(
+    code: int, status: str, message: str, errors: dict[str, Any] | None = None, retry_after: int | None = None
+) -> Response:
+    body: dict[str, Any] = {"status": status, "message": message, "timestamp": epoch_millis(utcnow())}
+    if errors:
+        body["errors"] = errors
+    response = jsonify(body)
+    response.status_code = code
+    if retry_after is not None:
+        response.headers["Retry-After"] = str(retry_after)
+    return response
+
+
+def validation_error(messages: dict[str, list[str]]) -> Response:
+    """The first message speaks for all; `errors` has them all by field."""
+    first = next(iter(messages.values()))[0]
+    return error_response(400, "validation_error", first, messages)
+
+
+def install_error_responses(app: Flask) -> None:
+    @app.errorhandler(ValidationError)
+    def invalid(error: ValidationError) -> Response:
+        return validation_error(error.normalized_messages())
+
+    @app.errorhandler(QueueFull)
+    def queue_full(error: QueueFull) -> Response:
+        return error_response(503, "queue_full", str(error), retry_after=RETRY_AFTER_SECONDS)
+
+    @app.errorhandler(TemporaryFailure)
+    def unavailable(error: TemporaryFailure) -> Response:
+        log.warning("Cannot serve just now", action="unavailable", error=str(error))
+        message = "The request could not be stored just now. Nothing was accepted; try again."
+        return error_response(503, "unavailable", message, retry_after=RETRY_AFTER_SECONDS)
+
+    @app.errorhandler(IdempotencyKeyReused)
+    def key_reused(error: IdempotencyKeyReused) -> Response:
+        return error_response(422, "idempotency_key_reused", str(error))
+
+    @app.errorhandler(RedeliveryRefused)
+    def in_flight(error: RedeliveryRefused) -> Response:
+        return error_response(409, "conflict", str(error))
+
+    @app.errorhandler(RequestRefused)
+    def refused(error: RequestRefused) -> Response:
+        return error_response(400, "validation_error", str(error), error.errors)
+
+    @app.errorhandler(HTTPException)
+    def http_error(error: HTTPException) -> Response:
+        code = error.code or 500
+        status, message = WORDS.get(code, ("error", error.description or "The request was refused."))
+        response = error_response(code, status, message)
+        for name, value in error.get_headers():
+            if name in ("Allow", "Retry-After"):
+                response.headers[name] = value
+        return response
+
+    @app.errorhandler(Exception)
+    def unexpected(error: Exception) -> Response:
+        log.error("Request failed", action="request_failed", exc_info=error)
+        return error_response(500, *WORDS[500])

@@ -1,0 +1,75 @@
+"""What works: DOWN only if requests cannot be accepted, DEGRADED if they will have to wait."""
+
+from typing import Any
+
+from chargeapp import reports
+from chargeapp.clock import utcnow
+from chargeapp.errors import TemporaryFailure
+from chargeapp.runtime import Runtime
+from chargeapp.storage import heartbeats
+
+NEARLY_FULL = 0.9
+
+
+def examine(runtime: Runtime) -> tuple[str, dict[str, Any]]:
+    """The overall status, and each component with its details."""
+    now = utcnow()
+    try:
+        with runtime.database.writing() as session:
+            heartbeats.beat(session, "web", now)
+        with runtime.database.reading() as session:
+            figures = reports.figures(session, now)
+            processes = reports.processes(session, now)
+    except TemporaryFailure as error:
+        return "DOWN", {"database": _component("DOWN", error=str(error))}
+    queue_max = runtime.settings.queue_max_size
+    missing = [queue for queue, count in processes.workers.items() if not count]
+    age = processes.relay_age_seconds
+    components = {
+        "queue": _component(
+            _degraded_if(figures.queue_size >= NEARLY_FULL * queue_max),
+            currentSize=str(figures.queue_size),
+            maxSize=str(queue_max),
+        ),
+        "authorization": _component(
+            _degraded_if(processes.circuit_breaker != "closed"),
+            errorRate=_rate(figures.authorization_errors, sum(figures.decisions.values())),
+            totalDecisions=str(sum(figures.decisions.values())),
+            circuitBreaker=processes.circuit_breaker,
+        ),
+        "callbacks": _component(
+            "UP",
+            errorRate=_rate(figures.callbacks_failed, figures.callbacks_failed + figures.callbacks_succeeded),
+            totalCallbacks=str(figures.callbacks_failed + figures.callbacks_succeeded),
+        ),
+        "database": _component("UP"),
+        "redis": _redis(runtime),
+        "relay": _component(
+            _degraded_if(not processes.relay_alive), lastSeenSeconds="never" if age is None else f"{age:.0f}"
+        ),
+        "workers": _component(
+            _degraded_if(bool(missing)), **{queue: str(count) for queue, count in processes.workers.items()}
+        ),
+    }
+    degraded = any(component["status"] != "UP" for component in components.values())
+    return "DEGRADED" if degraded else "UP", components
+
+
+def _redis(runtime: Runtime) -> dict[str, Any]:
+    try:
+        runtime.transport.ping()
+    except TemporaryFailure as error:
+        return _component("DOWN", error=str(error))
+    return _component("UP")
+
+
+def _component(status: str, **details: str) -> dict[str, Any]:
+    return {"status": status, "details": details}
+
+
+def _degraded_if(trouble: bool) -> str:
+    return "DEGRADED" if trouble else "UP"
+
+
+def _rate(failed: int, total: int) -> str:
+    return f"{failed / total if total else 0.0:.2f}"

@@ -1,0 +1,104 @@
+"""What callers may send. Both spellings of a name are understood, but not both at once."""
+
+import uuid
+from typing import Any
+
+from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validate
+
+SPELLINGS = {
+    "station_id": "stationId",
+    "driver_token": "driverToken",
+    "callback_url": "callbackUrl",
+    "ttl_seconds": "ttlSeconds",
+}
+TOKEN_MAX_LENGTH = 80
+
+
+class StationId(fields.String):
+    """Any UUID, kept in its canonical form."""
+
+    default_error_messages = {"uuid": "Invalid station_id format. Must be a valid UUID."}  # noqa: RUF012
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
+        text = value if isinstance(value, str) else ""
+        try:
+            # UUID() itself also takes braces, a urn: prefix and hyphens anywhere.
+            if len(text) not in (32, 36) or (len(text) == 36 and [i for i, c in enumerate(text) if c == "-"] != HYPHENS):
+                raise ValueError
+            return str(uuid.UUID(text))
+        except ValueError:
+            raise self.make_error("uuid") from None
+
+
+HYPHENS = [8, 13, 18, 23]
+
+
+class SessionRequestSchema(Schema):
+    """The body of `POST /api/v1/charging-session`. Touches no database; the address policy comes after it."""
+
+    class Meta:
+        unknown = RAISE
+
+    error_messages = {"unknown": "Unknown field.", "type": "The request body must be a JSON object."}  # noqa: RUF012
+
+    station_id = StationId(required=True, error_messages={"required": "station_id is required."})
+    driver_token = fields.String(
+        required=True,
+        error_messages={"required": "driver_token is required.", "invalid": "driver_token must be a string."},
+    )
+    callback_url = fields.String(
+        required=True,
+        error_messages={"required": "callback_url is required.", "invalid": "callback_url must be a string."},
+    )
+    ttl_seconds = fields.Integer(
+        strict=True,
+        load_default=None,
+        validate=validate.Range(1, 86_400, error="ttl_seconds must be from 1 to 86400."),
+        error_messages={"invalid": "ttl_seconds must be a whole number."},
+    )
+
+    def __init__(self, token_min_length: int) -> None:
+        super().__init__()
+        pattern = rf"[A-Za-z0-9\-._~]{{{token_min_length},{TOKEN_MAX_LENGTH}}}\Z"
+        message = (
+            f"Invalid driver_token format. Must be {token_min_length} to {TOKEN_MAX_LENGTH} characters"
+            " out of A-Z a-z 0-9 - . _ ~"
+        )
+        self.fields["driver_token"].validators = [validate.Regexp(pattern, error=message)]
+
+    @pre_load
+    def one_spelling(self, data: Any, **kwargs: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        twice = {snake: [f"Give either {snake} or {camel}, not both."] for snake, camel in SPELLINGS.items() if snake in data and camel in data}
+        if twice:
+            raise ValidationError(twice)
+        return {SNAKE.get(name, name): value for name, value in data.items()}
+
+
+SNAKE = {camel: snake for snake, camel in SPELLINGS.items()}
+
+
+class AuthorizeSchema(Schema):
+    """The body of `POST /internal/v1/authorize`."""
+
+    class Meta:
+        unknown = RAISE
+
+    station_id = fields.String(required=True)
+    driver_token = fields.String(required=True)
+
+
+class PageSchema(Schema):
+    """The query of the list of requests."""
+
+    class Meta:
+        unknown = RAISE
+
+    state = fields.String(
+        load_default=None,
+        validate=validate.OneOf(["accepted", "authorizing", "decided", "delivered", "failed", "expired"]),
+    )
+    stationId = StationId(load_default=None)  # noqa: N815 - the caller's spelling
+    cursor = fields.String(load_default=None, validate=validate.Regexp(r"req-[0-9a-f]{32}\Z", error="Unknown cursor."))
+    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))

@@ -1,0 +1,43 @@
+"""Queue `callbacks`: tells callers the decision, records each attempt and how the round ended."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from chargeapp.clock import utcnow
+from chargeapp.pipeline import CALLBACKS, DELIVERY_EVENTS
+from chargeapp.runtime import Runtime
+from chargeapp.services.callback_deliveries import Attempt, Callback, record_attempts, take_callbacks
+from chargeapp.storage.outbox import Ticket
+
+
+class Callbacks:
+    stage = CALLBACKS
+    next_stage = DELIVERY_EVENTS
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._vault = runtime.vault
+        self._endpoint = runtime.callback_endpoint
+        self._policy = runtime.retry_policy
+
+    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Callback]:
+        return take_callbacks(session, tickets, now)
+
+    def ticket(self, task: Callback) -> Ticket:
+        return task.ticket
+
+    def result_ticket(self, result: Attempt) -> Ticket:
+        return result.callback.ticket
+
+    def destination(self, task: Callback) -> str:
+        return task.destination
+
+    def perform(self, task: Callback) -> Attempt:
+        now = utcnow()
+        token = self._vault.open(task.token_sealed)
+        reply = self._endpoint.send(task.url, task.request_id, task.body(token), now)
+        return Attempt(task, reply, now)
+
+    def record(self, session: Session, results: Sequence[Attempt], now: datetime) -> None:
+        record_attempts(session, results, self._policy, now)

@@ -1,0 +1,235 @@
+"""Works on rows side by side: begins with those of its job, then goes on with whatever else of its stage is due.
+
+One transaction records the results that came in meanwhile and claims the next rows. Calls run in threads, so a slow
+one holds up nobody; one destination gets at most three quarters of them.
+"""
+
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timedelta
+from typing import Generic
+
+from rq.timeouts import BaseTimeoutException
+from sqlalchemy.orm import Session
+
+from chargeapp.clock import utcnow
+from chargeapp.errors import PermanentFailure, TemporaryFailure
+from chargeapp.logs import get_logger
+from chargeapp.storage import outbox
+from chargeapp.storage.database import Database, DatabaseUnavailable
+from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.wakeups import Bell, Wakeups
+from jobs.work import Result, Task, Work
+
+log = get_logger()
+
+# After this long without a row the job ends; the next row starts another.
+LINGER_SECONDS = 1.0
+# After this long it takes no more in any case, so that RQ sees its worker alive.
+LONGEST_SECONDS = 30.0
+# A call that hangs when its process has to stop is left to its lease.
+STOP_SECONDS = 15.0
+LOOK_SECONDS = 0.1
+RENEW_SECONDS = 20.0
+HINDERED_PAUSE = timedelta(seconds=1)
+
+
+class Consumer(Generic[Task, Result]):
+    """For one run of one job."""
+
+    def __init__(
+        self,
+        work: Work[Task, Result],
+        *,
+        job_id: str,
+        database: Database,
+        wakeups: Wakeups,
+        pool: ThreadPoolExecutor,
+        threads: int,
+        stopping: Callable[[], bool],
+        after_commit: Callable[[], None],
+    ) -> None:
+        self._work = work
+        self._outbox = work.stage.outbox
+        self._job_id = job_id
+        self._database = database
+        self._wakeups = wakeups
+        self._pool = pool
+        self._threads = threads
+        self._share = max(1, threads * 3 // 4)
+        self._stopping = stopping
+        self._after_commit = after_commit
+        self._waiting: deque[Task] = deque()
+        self._running: dict[Ticket, Task] = {}
+        self._busy: Counter[str] = Counter()
+        self._finished: queue.SimpleQueue[tuple[Task, Result | Exception]] = queue.SimpleQueue()
+        self._results: list[Result] = []
+        self._failures: list[tuple[Ticket, Exception]] = []
+        self._careful = False
+        self._more_due = False
+
+    def run(self, tickets: Sequence[Ticket]) -> datetime | None:
+        """Returns when the earliest retry among this job's rows is due, None if there is none."""
+        began = last_row = renewed = time.monotonic()
+        with self._wakeups.listen(self._work.stage.queue) as bell:
+            self._transact(tickets, claim=self._room())
+            while True:
+                self._start(bell)
+                now = time.monotonic()
+                closing = self._stopping() or now - began > LONGEST_SECONDS
+                if self._open_rows():
+                    last_row = last_row if self._stopping() else now
+                elif closing or now - last_row > LINGER_SECONDS:
+                    break
+                if now - last_row > STOP_SECONDS:
+                    break
+                if now - renewed > RENEW_SECONDS:
+                    renewed = now
+                    self._renew()
+                rung = bell.wait(0 if self._more_due and not closing else LOOK_SECONDS)
+                self._collect()
+                room = 0 if closing else self._room()
+                if self._results or self._failures or (room and (rung or self._more_due or self._any_due())):
+                    self._transact((), claim=room)
+        return self._next_retry()
+
+    def _open_rows(self) -> bool:
+        return bool(self._running or self._waiting or self._results or self._failures)
+
+    def _room(self) -> int:
+        return max(0, 2 * self._threads - len(self._running) - len(self._waiting))
+
+    def _transact(self, tickets: Sequence[Ticket], claim: int) -> None:
+        """Record what came in, begin with `tickets`, claim up to `claim` more: all or nothing."""
+        results = self._results
+        now = utcnow()
+        try:
+            with self._database.writing() as session:
+                self._record(session, results, now)
+                self._give_up(session, now)
+                own = outbox.take(session, self._outbox, tickets, now) if tickets else []
+                if claim:
+                    own += self._claim(session, claim, now)
+                tasks = self._take(session, own, now)
+        except DatabaseUnavailable as error:
+            # Results stay here until they can be recorded: their calls must not be made twice.
+            log.warning("Database is busy, trying again", action="job_hindered", error=str(error))
+            time.sleep(LOOK_SECONDS)
+            return
+        except BaseTimeoutException:
+            raise
+        except Exception:
+            if self._careful:
+                raise
+            log.exception("A row cannot be processed, going on one by one", action="rows_one_by_one")
+            self._careful = True
+            return
+        self._results, self._failures = [], []
+        self._more_due = bool(claim) and len(own) >= claim
+        self._waiting.extend(tasks)
+        if results or len(tasks) < len(own):
+            self._after_commit()
+
+    def _claim(self, session: Session, limit: int, now: datetime) -> list[Ticket]:
+        crowded = [name for name, busy in self._busy.items() if name and busy >= self._share]
+        return outbox.claim_due(
+            session, self._outbox, job_id=self._job_id, limit=limit, now=now, taken=True, not_to=crowded
+        )
+
+    def _take(self, session: Session, tickets: list[Ticket], now: datetime) -> list[Task]:
+        if not self._careful:
+            return list(self._work.take(session, tickets, now))
+        tasks: list[Task] = []
+        for ticket in tickets:
+            try:
+                with session.begin_nested():
+                    tasks += self._work.take(session, [ticket], now)
+            except (BaseTimeoutException, TemporaryFailure):
+                raise
+            except Exception as error:
+                self._bury(session, ticket, error, now)
+        return tasks
+
+    def _record(self, session: Session, results: Sequence[Result], now: datetime) -> None:
+        if not self._careful:
+            self._work.record(session, results, now)
+            return
+        for result in results:
+            try:
+                with session.begin_nested():
+                    self._work.record(session, [result], now)
+            except (BaseTimeoutException, TemporaryFailure):
+                raise
+            except Exception as error:
+                self._bury(session, self._work.result_ticket(result), error, now)
+
+    def _give_up(self, session: Session, now: datetime) -> None:
+        """Calls that raised: for good becomes a dead letter, everything else is tried again."""
+        for ticket, error in self._failures:
+            if isinstance(error, PermanentFailure):
+                self._bury(session, ticket, error, now)
+            else:
+                outbox.release(session, self._outbox, [ticket], now + HINDERED_PAUSE)
+
+    def _bury(self, session: Session, ticket: Ticket, error: Exception, now: datetime) -> None:
+        log.error(
+            "Row buried", action="row_buried", outbox=self._outbox.__tablename__, row=ticket.row_id, exc_info=error
+        )
+        outbox.bury(session, self._outbox, ticket, type(error).__name__, now)
+
+    def _start(self, bell: Bell) -> None:
+        """Hand waiting tasks to threads, leaving out those of a destination that has its share already."""
+        for _ in range(len(self._waiting)):
+            if len(self._running) >= self._threads:
+                return
+            task = self._waiting.popleft()
+            destination = self._work.destination(task)
+            if destination and self._busy[destination] >= self._share:
+                self._waiting.append(task)
+                continue
+            self._busy[destination] += 1
+            self._running[self._work.ticket(task)] = task
+            self._pool.submit(self._perform, task, bell)
+
+    def _perform(self, task: Task, bell: Bell) -> None:
+        outcome: Result | Exception
+        try:
+            outcome = self._work.perform(task)
+        except Exception as error:
+            outcome = error
+        self._finished.put((task, outcome))
+        bell.ring()
+
+    def _collect(self) -> None:
+        while not self._finished.empty():
+            task, outcome = self._finished.get()
+            ticket = self._work.ticket(task)
+            del self._running[ticket]
+            destination = self._work.destination(task)
+            self._busy[destination] -= 1
+            if not self._busy[destination]:
+                del self._busy[destination]
+            if isinstance(outcome, Exception):
+                log.error("Call failed unexpectedly", action="call_failed", exc_info=outcome)
+                self._failures.append((ticket, outcome))
+            else:
+                self._results.append(outcome)
+
+    def _any_due(self) -> bool:
+        try:
+            with self._database.reading() as session:
+                return outbox.any_due(session, self._outbox, utcnow())
+        except DatabaseUnavailable:
+            return False
+
+    def _renew(self) -> None:
+        tickets = [*self._running, *map(self._work.ticket, self._waiting)]
+        with self._database.writing() as session:
+            outbox.renew(session, self._outbox, tickets, utcnow())
+
+    def _next_retry(self) -> datetime | None:
+        with self._database.reading() as session:
+            return outbox.next_retry_at(session, self._outbox, self._job_id)

@@ -1,0 +1,40 @@
+"""Queue `delivery-events`: writes each event, then ends the request or starts another round of callbacks."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+
+from sqlalchemy.orm import Session
+
+from chargeapp.pipeline import DELIVERY_EVENTS
+from chargeapp.runtime import Runtime
+from chargeapp.services.delivery_events import record_delivery_events
+from chargeapp.storage.outbox import Ticket
+
+
+class DeliveryEvents:
+    """Nothing to call, so everything is done by `take`, and no task is left."""
+
+    stage = DELIVERY_EVENTS
+    next_stage = None
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._policy = runtime.retry_policy
+
+    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Ticket]:
+        record_delivery_events(session, tickets, self._policy, now)
+        return ()
+
+    def ticket(self, task: Ticket) -> Ticket:
+        return task
+
+    def result_ticket(self, result: Ticket) -> Ticket:
+        return result
+
+    def destination(self, task: Ticket) -> str:
+        return ""
+
+    def perform(self, task: Ticket) -> Ticket:
+        return task
+
+    def record(self, session: Session, results: Sequence[Ticket], now: datetime) -> None:
+        return None
