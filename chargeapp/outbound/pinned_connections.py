@@ -4,6 +4,7 @@ import http.client
 import select
 import socket
 import ssl
+import struct
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -52,6 +53,12 @@ class PinnedConnection(http.client.HTTPConnection):
         """Close it for good; no deadline may guard it any more."""
         self.close()
         self.handle.close()
+
+    def abort(self) -> None:
+        """Discard it in the middle of an answer, with a reset: a sender that goes on must not hold kernel buffers."""
+        with suppress(OSError):  # it may have been reset already
+            self.handle.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.discard()
 
 
 class Connector:

@@ -4,6 +4,7 @@ import http.client
 import io
 import ssl
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import certifi
@@ -76,20 +77,18 @@ class PinnedTransport(BaseAdapter):
         return self._exchange(self._connector.connect(target, deadline), request, deadline)
 
     def _exchange(self, connection: PinnedConnection, request: PinnedRequest, deadline: Deadline) -> Response:
-        reusable = False
+        ended = connection.abort
         try:
             deadline.guard(connection.handle)
             with connection.post(request.target, request.content, request.headers, deadline) as answer:
-                body = answer.read_capped()
-                reusable = answer.complete and not answer.will_close
+                body, complete = answer.read_capped(), answer.complete
             deadline.remaining()  # a body without a length that the deadline ended looks complete
+            if complete:
+                ended = connection.discard if answer.will_close else partial(self._idle.keep, connection)
             return _as_response(request, answer, body)
         finally:
             deadline.release()
-            if reusable and not deadline.passed:
-                self._idle.keep(connection)
-            else:
-                connection.discard()
+            ended()
 
 
 def trusted_authorities() -> ssl.SSLContext:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from chargeapp.errors import PermanentFailure, TemporaryFailure
 from chargeapp.outbound.http_client import CallBlocked, CallFailed, HttpClient, retry_after_seconds
+from chargeapp.outbound.name_lookups import THREADS_AT_MOST
 from chargeapp.security.address_policy import AddressPolicy
 
 LOOPBACK = AddressPolicy((ip_network("127.0.0.0/8"),))
@@ -891,6 +892,45 @@ def test_nothing_is_left_after_many_failures(receiver, client):
     server.wait_for(lambda: server.connections == 65)
     assert open_descriptors() - server.connections == before
     assert [each.name for each in threading.enumerate()].count("http-deadlines") == 1
+
+
+def test_lookups_at_the_same_time_are_bounded(client, monkeypatch):
+    answered, asked = threading.Event(), []
+
+    def getaddrinfo(host, port, *args, **kwargs):
+        asked.append(host)
+        answered.wait(PATIENCE)
+        raise UnicodeError("label too long")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with ThreadPoolExecutor(24) as threads:
+        errors = list(threads.map(lambda number: failure(client, f"http://host{number}.example/", 0.5), range(24)))
+    assert {each.reason for each in errors} == {"timeout"}
+    assert len(asked) == THREADS_AT_MOST
+
+    answered.set()
+    wait_until(lambda: not any(each.name == "name-lookup" for each in threading.enumerate()))
+    assert failure(client, "http://odd.example/").reason == "dns"
+
+
+def test_connection_in_use_when_the_client_closes_is_closed_after_its_call(receiver):
+    client, arrived, go_on = HttpClient(LOOPBACK, pool_size=2), threading.Event(), threading.Event()
+
+    def handle(self, connection):
+        while self.read_request(connection):
+            arrived.set()
+            go_on.wait(PATIENCE)
+            connection.sendall(OK)
+
+    server = receiver(handle)
+    with ThreadPoolExecutor(1) as threads:
+        call = threads.submit(client.post, server.url, BODY, HEADERS, 10)
+        assert arrived.wait(PATIENCE)
+        client.close()
+        go_on.set()
+
+        assert call.result().status == 200
+    server.wait_for(lambda: not server.open)
 
 
 def test_forked_child_makes_its_own_connections_and_deadlines(receiver, client):

@@ -346,3 +346,27 @@ def test_under_nohup_a_closed_terminal_changes_nothing(supervise: Callable[[str]
 
     script.wait_for_start("a", times=2)
     assert script.stop() == 0
+
+
+def test_a_child_from_before_is_no_zombie_either(supervise: Callable[[str], SupervisedScript]) -> None:
+    script = supervise(
+        """
+        read_end, write_end = os.pipe()
+        if os.fork() == 0:
+            os.close(write_end)
+            os.read(read_end, 1)  # until every writer has ended, the programs below included
+            os._exit(0)
+        os.close(read_end)
+
+        def release():
+            os.close(write_end)
+
+        os.register_at_fork(after_in_parent=lambda: os.close(write_end))
+        Supervisor([Program("a", lambda: (release(), until_sigterm("a")()))]).run()
+        """
+    )
+    pid = script.wait_for_start("a")
+
+    wait_until(lambda: children_of(script.process.pid) == [pid], script.output)
+
+    assert script.stop() == 0
