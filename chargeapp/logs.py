@@ -14,7 +14,8 @@ def configure_logging(settings: Settings, process: str) -> None:
     level = getattr(logging, settings.log_level.upper())
 
     def name_process(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
-        return event | {"process": process}
+        event["process"] = process
+        return event
 
     shared: list[structlog.typing.Processor] = [
         name_process,

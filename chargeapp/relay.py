@@ -89,7 +89,7 @@ class Relay:
             now = utcnow()
             head_start = PATIENCE if patient and self._wakeups.attended(stage.queue) else timedelta()
             with self._database.reading() as session:
-                if not outbox.any_due(session, stage.outbox, now - head_start):
+                if not outbox.any_due(session, stage.outbox, now - head_start, now):
                     return published
             if self._transport.depth(stage) >= JOBS_IN_QUEUE:
                 return published

@@ -46,24 +46,25 @@ class Figures:
 
 def figures(session: Session, now: datetime) -> Figures:
     sums = {
-        row.name: (int(row.count), int(row.millis))
+        row.name: (int(row.times), int(row.millis))
         for row in session.execute(
-            select(Tally.name, func.sum(Tally.count).label("count"), func.sum(Tally.millis).label("millis")).group_by(
+            select(Tally.name, func.sum(Tally.count).label("times"), func.sum(Tally.millis).label("millis")).group_by(
                 Tally.name
             )
         )
     }
     recent = {
-        row.name: int(row.count)
+        row.name: int(row.times)
         for row in session.execute(
-            select(Tally.name, func.sum(Tally.count).label("count"))
+            select(Tally.name, func.sum(Tally.count).label("times"))
             .where(Tally.minute >= now - RECENT, Tally.name.like("%\\_le\\_%", escape="\\"))
             .group_by(Tally.name)
         )
     }
 
     def total(name: str) -> int:
-        return sums.get(name, (0, 0))[0]
+        times, _ = sums.get(name, (0, 0))
+        return times
 
     def duration(name: str) -> Duration:
         count, millis = sums.get(name, (0, 0))
@@ -116,9 +117,7 @@ def processes(session: Session, now: datetime) -> Processes:
 
 def timeline(session: Session, request_id: str) -> list[dict[str, Any]]:
     """One request's facts in the order they were written."""
-    facts = session.scalars(
-        select(EventRecord).where(EventRecord.request_id == request_id).order_by(EventRecord.id)
-    )
+    facts = session.scalars(select(EventRecord).where(EventRecord.request_id == request_id).order_by(EventRecord.id))
     return [{"type": fact.type, "at": fact.at.isoformat(), **fact.details} for fact in facts]
 
 

@@ -19,7 +19,7 @@ from chargeapp.security.signatures import Signer
 from chargeapp.storage.database import Database
 from chargeapp.storage.wakeups import Wakeups
 from chargeapp.transport import rq_transport
-from chargeapp.commands.embedded_redis import embedded_redis_url
+from chargeapp.transport.embedded_redis import embedded_redis_url
 
 # How much longer than a callback's own deadline it may take until its result is recorded.
 RECORDING_GRACE_SECONDS = 5.0

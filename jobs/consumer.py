@@ -221,7 +221,8 @@ class Consumer(Generic[Task, Result]):
     def _any_due(self) -> bool:
         try:
             with self._database.reading() as session:
-                return outbox.any_due(session, self._outbox, utcnow())
+                now = utcnow()
+                return outbox.any_due(session, self._outbox, now, now)
         except DatabaseUnavailable:
             return False
 

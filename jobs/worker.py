@@ -1,6 +1,7 @@
 """One RQ worker for one queue: long-lived, preloaded, and deaf to anything that is not one of our jobs."""
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -77,7 +78,7 @@ class StageWorker(SimpleWorker):
         self._wake(self._stage)
         if retry_at is None or retry_at <= (now := utcnow()):
             return None
-        return Retry(max=RETRIES_PER_JOB, interval=[(retry_at - now).total_seconds()])
+        return Retry(max=RETRIES_PER_JOB, interval=[math.ceil((retry_at - now).total_seconds())])
 
     def _hand_over(self) -> None:
         if self._work_of_stage.next_stage:
@@ -109,10 +110,10 @@ class StageJob(Job):
 
 class PoisonProofQueue(Queue):
     @classmethod
-    def _fetch_dequeued_job(cls, connection: Any, queue_key: str, job_id: str, **options: Any) -> Any:
+    def _fetch_dequeued_job(cls, connection: Any, queue_key: str, job_id: str, *args: Any, **options: Any) -> Any:
         """A job that cannot even be read is dropped with a line in the log; RQ's worker would end."""
         try:
-            found = super()._fetch_dequeued_job(connection, queue_key, job_id, **options)
+            found = super()._fetch_dequeued_job(connection, queue_key, job_id, *args, **options)
             if found is not None:
                 found[0].args  # noqa: B018 - decodes the message
         except redis.ConnectionError:

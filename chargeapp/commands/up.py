@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import click
 
+from chargeapp.clock import utcnow
 from chargeapp.commands.demo_receiver import run_demo_receiver
-from chargeapp.commands.embedded_redis import run_embedded_redis
 from chargeapp.commands.gunicorn_server import run_web
 from chargeapp.commands.processes import run_relay
 from chargeapp.commands.supervisor import Program, Supervisor
@@ -24,7 +24,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.access_list import ANY, Entry, count_entries, put_entries
 from chargeapp.storage import schema
-from chargeapp.clock import utcnow
+from chargeapp.transport.embedded_redis import run_embedded_redis
 from jobs.worker import run_worker
 
 READY_SECONDS = 60
@@ -54,12 +54,18 @@ def up(no_demo: bool) -> None:
     if demo:
         check_port_is_free("127.0.0.1", settings.port + 1, "PORT, whose next one the demo receiver needs,")
     secret = prepare(settings, demo=demo)
-    programs = [] if settings.redis_url else [Program("redis", lambda: run_embedded_redis(settings.chargeapp_data_dir), stop_last=True)]
+    programs = (
+        []
+        if settings.redis_url
+        else [Program("redis", lambda: run_embedded_redis(settings.chargeapp_data_dir), stop_last=True)]
+    )
     programs.append(Program("web", as_process("web", settings, lambda: run_web(settings))))
     programs.append(Program("relay", as_process("relay", settings, lambda: run_relay(Runtime(settings)))))
     programs += [Program(f"worker {stage.queue}", worker_process(settings, stage)) for stage in STAGES]
     if demo:
-        programs.append(Program("demo receiver", lambda: run_demo_receiver(settings.port + 1, secret, example_curl(settings))))
+        programs.append(
+            Program("demo receiver", lambda: run_demo_receiver(settings.port + 1, secret, example_curl(settings)))
+        )
     programs.append(Program("announcement", lambda: announce(settings, demo=demo), once=True))
     Supervisor(programs).run()
 
@@ -103,7 +109,9 @@ def check_port_is_free(host: str, port: int, name: str) -> None:
         try:
             probe.bind((host, port))
         except OSError as error:
-            raise MisconfiguredError(f"{name} {port}: {error.strerror}. Try another one: PORT=9000 scripts/up") from error
+            raise MisconfiguredError(
+                f"{name} {port}: {error.strerror}. Try another one: PORT=9000 scripts/up"
+            ) from error
 
 
 def announce(settings: Settings, *, demo: bool) -> None:
@@ -141,5 +149,3 @@ def example_curl(settings: Settings) -> str:
         f"  -H 'Content-Type: application/json' \\\n"
         f"  -d '{json.dumps(body)}'"
     )
-
-

@@ -24,7 +24,7 @@ class AccessList:
 
 
 def decide(session: Session, token_hash: str, station_id: str, now: datetime) -> Answer:
-    """A block always wins; else the most particular entry decides: this driver here, anywhere, anybody here, anywhere."""
+    """A block always wins; else the most particular entry decides, an entry for the driver before one for all."""
     entries = session.scalars(
         select(AccessListEntry).where(
             AccessListEntry.token_hash.in_((token_hash, ANY)), AccessListEntry.station_id.in_((station_id, ANY))

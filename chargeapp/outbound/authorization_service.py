@@ -27,7 +27,7 @@ class AnswerSchema(Schema):
 
 
 class AuthorizationService:
-    """`POST url {"station_id", "driver_token"}` -> `{"status", "reason"?}`; answers `unknown` when nothing usable comes."""
+    """`POST url {"station_id", "driver_token"}` -> `{"status", "reason"?}`; `unknown` when nothing usable comes."""
 
     def __init__(self, url: str, client: HttpClient, max_retries: int, breaker: CircuitBreaker | None) -> None:
         self._url = url

@@ -32,19 +32,17 @@ class CallbackEndpoint:
         started = time.monotonic()
         try:
             answer = self._client.post(url, content, headers, self._timeout_seconds)
-        except PermanentFailure as error:
-            return Reply(Outcome.FINAL, _millis_since(started), error=str(error), reason=Reason.BLOCKED)
-        except TemporaryFailure as error:
-            return Reply(Outcome.RETRY, _millis_since(started), error=str(error))
+        except PermanentFailure as refused:
+            return Reply(Outcome.FINAL, _millis_since(started), error=str(refused), reason=Reason.BLOCKED)
+        except TemporaryFailure as failed:
+            return Reply(Outcome.RETRY, _millis_since(started), error=str(failed))
         millis = _millis_since(started)
         if 200 <= answer.status < 300:
             return Reply(Outcome.DELIVERED, millis, answer.status)
         error = f"answered {answer.status}"
         if answer.status == 410:
             return Reply(Outcome.FINAL, millis, answer.status, error, Reason.GONE)
-        return Reply(
-            Outcome.RETRY, millis, answer.status, error, retry_after_seconds=answer.retry_after_seconds
-        )
+        return Reply(Outcome.RETRY, millis, answer.status, error, retry_after_seconds=answer.retry_after_seconds)
 
 
 def _millis_since(started: float) -> int:

@@ -40,7 +40,7 @@ class PinnedConnection(http.client.HTTPConnection):
         with suppress(BrokenPipeError, ConnectionResetError):
             self.request("POST", target.path_and_query, body, {"Host": target.host_header, **headers})
         response = self.getresponse()
-        assert isinstance(response, MeteredResponse)  # noqa: S101 - the stubs do not follow response_class
+        assert isinstance(response, MeteredResponse)
         return response
 
     def is_stale(self) -> bool:

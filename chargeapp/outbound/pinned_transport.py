@@ -46,7 +46,7 @@ class PinnedTransport(BaseAdapter):
 
     def send(self, request: PreparedRequest, stream: bool = False, timeout: Any = None, **ignored: Any) -> Response:  # type: ignore[override]
         """Raises CallFailed or CallBlocked; `timeout` is in seconds, for all of it together."""
-        assert isinstance(request, PinnedRequest)  # noqa: S101 - only HttpClient holds this transport
+        assert isinstance(request, PinnedRequest)
         deadline = Deadline(timeout)
         try:
             with deadline:

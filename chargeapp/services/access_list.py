@@ -7,7 +7,7 @@ from datetime import datetime
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from chargeapp.storage.dialects import insert
+from chargeapp.storage.dialects import upsert
 from chargeapp.storage.models import AccessListEntry
 
 ANY = "*"
@@ -29,13 +29,9 @@ def put_entries(session: Session, entries: Sequence[Entry], now: datetime) -> No
     """An entry for the same driver and station replaces the one before."""
     if not entries:
         return
-    statement = insert(session, AccessListEntry)
     changed = ("token_masked", "blocked", "valid_from", "valid_until")
-    session.execute(
-        statement.on_conflict_do_update(
-            index_elements=[AccessListEntry.token_hash, AccessListEntry.station_id],
-            set_={name: statement.excluded[name] for name in changed},
-        ),
+    session.connection().execute(
+        upsert(session, AccessListEntry, ("token_hash", "station_id"), replaced=changed),
         [
             {
                 "token_hash": entry.token_hash,

@@ -33,9 +33,7 @@ def redeliver(session: Session, request: SessionRequest, ttl_seconds: int, now: 
 def _in_flight(session: Session, request_id: str) -> bool:
     return any(
         session.scalars(
-            select(table.id).where(
-                table.request_id == request_id, table.settled_at.is_(None), table.dead_at.is_(None)
-            )
+            select(table.id).where(table.request_id == request_id, table.settled_at.is_(None), table.dead_at.is_(None))
         ).first()
         is not None
         for table in (AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox)

@@ -1,17 +1,15 @@
-"""Accepting a charging session request: stored, queued and acknowledged in one transaction."""
+"""Accepting charging session requests: stored, queued and acknowledged in one transaction."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.charging_session import Command, Event, State, new_request_id
 from chargeapp.errors import RequestRefused, TemporaryFailure
-from chargeapp.storage import outbox, tallies, timeline
-from chargeapp.storage.models import ChargingSessionRequestOutbox, IdempotencyKey, SessionRequest
-
-IDEMPOTENCY_HOURS = 24
+from chargeapp.storage import idempotency, outbox, requests, tallies, timeline
+from chargeapp.storage.models import ChargingSessionRequestOutbox
 
 
 class QueueFull(TemporaryFailure):
@@ -46,56 +44,76 @@ class Acknowledgement:
     replayed: bool = False
 
 
-def request_charging_session(
-    session: Session, new: NewRequest, *, queue_max_size: int, now: datetime
-) -> Acknowledgement:
-    """Raises QueueFull with nothing stored, and IdempotencyKeyReused for a key with another body."""
-    if new.idempotency_key is not None:
-        earlier = session.get(IdempotencyKey, (new.caller, new.idempotency_key))
-        if earlier is not None and earlier.created_at > now - timedelta(hours=IDEMPOTENCY_HOURS):
-            if earlier.body_hash != new.body_hash:
-                raise IdempotencyKeyReused("This Idempotency-Key was already used with another body.")
-            return Acknowledgement(earlier.request_id, earlier.created_at, replayed=True)
+Refusal = QueueFull | IdempotencyKeyReused
+
+
+def request_charging_sessions(
+    session: Session, wanted: Sequence[NewRequest], *, queue_max_size: int, now: datetime
+) -> list[Acknowledgement | Refusal]:
+    """An answer for each, in their order; nothing is stored of those refused."""
+    free = queue_max_size - requests.count_undecided(session, queue_max_size)
+    answers: list[Acknowledgement | Refusal] = []
+    accepted: dict[str, NewRequest] = {}
+    for new in wanted:
+        earlier = _earlier_answer(session, new, now) if new.idempotency_key is not None else None
         if earlier is not None:
-            session.delete(earlier)
-            session.flush()
-    if _queue_is_full(session, queue_max_size):
-        raise QueueFull
-    request_id = new_request_id(now)
-    session.execute(
-        insert(SessionRequest).values(
-            id=request_id,
-            caller=new.caller,
-            station_id=new.station_id,
-            token_sealed=new.token_sealed,
-            token_hash=new.token_hash,
-            token_masked=new.token_masked,
-            callback_url=new.callback_url,
-            destination=new.destination,
-            state=State.ACCEPTED,
-            accepted_at=now,
-            decide_by=now + timedelta(seconds=new.decide_within_seconds),
-            expires_at=now + timedelta(seconds=new.ttl_seconds),
-            callback_attempts=0,
-        )
-    )
-    draft = outbox.Draft(request_id, Command.START_CHARGING_SESSION_REQUEST, {"request_id": request_id}, now)
-    outbox.put(session, ChargingSessionRequestOutbox, [draft], now)
-    timeline.append(session, [timeline.Fact(request_id, Event.REQUEST_ACCEPTED)], now)
-    if new.idempotency_key is not None:
-        session.execute(
-            insert(IdempotencyKey).values(
-                caller=new.caller,
-                key=new.idempotency_key,
-                body_hash=new.body_hash,
-                request_id=request_id,
-                created_at=now,
-            )
-        )
-    tallies.add(session, {"requests": (1, 0)}, now)
-    return Acknowledgement(request_id, now)
+            answers.append(earlier)
+        elif len(accepted) >= free:
+            answers.append(QueueFull())
+        else:
+            request_id = new_request_id(now)
+            accepted[request_id] = new
+            answers.append(Acknowledgement(request_id, now))
+            if new.idempotency_key is not None:
+                # At once, so that the same key later in this very list finds it.
+                idempotency.remember(
+                    session,
+                    new.caller,
+                    new.idempotency_key,
+                    body_hash=new.body_hash,
+                    request_id=request_id,
+                    now=now,
+                )
+    if accepted:
+        _store(session, accepted, now)
+    return answers
 
 
-def _queue_is_full(session: Session, queue_max_size: int) -> bool:
-    undecided = select(SessionRequest.id).where(SessionRequest.decided_at.is_(None))
-    return session.execute(undecided.offset(queue_max_size - 1).limit(1)).first() is not None
+def _earlier_answer(session: Session, new: NewRequest, now: datetime) -> Acknowledgement | Refusal | None:
+    earlier = idempotency.recall(session, new.caller, new.idempotency_key or "", now)
+    if earlier is None:
+        return None
+    if earlier.body_hash != new.body_hash:
+        return IdempotencyKeyReused("This Idempotency-Key was already used with another body.")
+    return Acknowledgement(earlier.request_id, earlier.created_at, replayed=True)
+
+
+def _store(session: Session, accepted: dict[str, NewRequest], now: datetime) -> None:
+    requests.store(session, [_row(request_id, new, now) for request_id, new in accepted.items()])
+    drafts = [
+        outbox.Draft(request_id, Command.START_CHARGING_SESSION_REQUEST, {"request_id": request_id}, now)
+        for request_id in accepted
+    ]
+    outbox.put(session, ChargingSessionRequestOutbox, drafts, now)
+    timeline.append(session, [timeline.Fact(request_id, Event.REQUEST_ACCEPTED) for request_id in accepted], now)
+    counter = tallies.Counter()
+    counter.count("requests", len(accepted))
+    counter.write(session, now)
+
+
+def _row(request_id: str, new: NewRequest, now: datetime) -> dict[str, object]:
+    return {
+        "id": request_id,
+        "caller": new.caller,
+        "station_id": new.station_id,
+        "token_sealed": new.token_sealed,
+        "token_hash": new.token_hash,
+        "token_masked": new.token_masked,
+        "callback_url": new.callback_url,
+        "destination": new.destination,
+        "state": State.ACCEPTED,
+        "accepted_at": now,
+        "decide_by": now + timedelta(seconds=new.decide_within_seconds),
+        "expires_at": now + timedelta(seconds=new.ttl_seconds),
+        "callback_attempts": 0,
+    }

@@ -32,7 +32,9 @@ class Database:
     def __init__(self, url: str) -> None:
         self.url = make_url(url)
         if self.url.get_backend_name() != "sqlite":
-            raise MisconfiguredError("DATABASE_URL: this release stores in SQLite only, for example sqlite:////srv/c.db")
+            raise MisconfiguredError(
+                "DATABASE_URL: this release stores in SQLite only, for example sqlite:////srv/c.db"
+            )
         if self.url.database in (None, "", ":memory:"):
             raise MisconfiguredError("DATABASE_URL: several processes share the database, so it must be a file")
         check_sqlite_version(sqlite.sqlite_version_info)
@@ -48,7 +50,9 @@ class Database:
         except OSError as error:
             raise MisconfiguredError(f"{self.path.parent} cannot be made: {error.strerror}") from error
         if (kind := file_system_of(self.path.parent)) in NETWORK_FILE_SYSTEMS:
-            raise MisconfiguredError(f"{self.path.parent} is on {kind}: SQLite would lose data there. Use a local disk.")
+            raise MisconfiguredError(
+                f"{self.path.parent} is on {kind}: SQLite would lose data there. Use a local disk."
+            )
 
     @contextmanager
     def writing(self) -> Iterator[Session]:

@@ -1,10 +1,34 @@
 """The one statement that SQLAlchemy spells differently for each database: INSERT … ON CONFLICT."""
 
+from functools import cache
 from typing import Any
 
+from sqlalchemy import Executable
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from chargeapp.storage.models import Base
 
-def insert(session: Session, table: Any) -> Any:
-    return (postgresql if session.get_bind().dialect.name == "postgresql" else sqlite).insert(table)
+
+def upsert(
+    session: Session,
+    model: type[Base],
+    key: tuple[str, ...],
+    *,
+    replaced: tuple[str, ...] = (),
+    added: tuple[str, ...] = (),
+) -> Executable:
+    """Insert rows; where the `key` exists, replace some columns and add to others."""
+    return _upsert(session.get_bind().dialect.name, model, key, replaced, added)
+
+
+@cache
+def _upsert(
+    dialect: str, model: type[Base], key: tuple[str, ...], replaced: tuple[str, ...], added: tuple[str, ...]
+) -> Executable:
+    table: Any = model.__table__
+    statement = (postgresql if dialect == "postgresql" else sqlite).insert(table)
+    changes: dict[str, Any] = {name: statement.excluded[name] for name in replaced}
+    changes |= {name: table.c[name] + statement.excluded[name] for name in added}
+    finished: Executable = statement.on_conflict_do_update(index_elements=list(key), set_=changes)
+    return finished

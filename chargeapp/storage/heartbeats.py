@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from chargeapp.storage.dialects import insert
+from chargeapp.storage.dialects import upsert
 from chargeapp.storage.models import Heartbeat
 
 BEAT_SECONDS = 5.0
@@ -13,8 +13,8 @@ FORGOTTEN_AFTER = timedelta(hours=1)
 
 
 def beat(session: Session, process: str, now: datetime, note: str = "") -> None:
-    statement = insert(session, Heartbeat).values(process=process, at=now, note=note)
-    session.execute(statement.on_conflict_do_update(index_elements=[Heartbeat.process], set_={"at": now, "note": note}))
+    statement = upsert(session, Heartbeat, ("process",), replaced=("at", "note"))
+    session.connection().execute(statement, {"process": process, "at": now, "note": note})
 
 
 def leave(session: Session, process: str) -> None:

@@ -3,19 +3,19 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import CursorResult, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.models import OutboxRow
+from chargeapp.storage.outbox_statements import statements
 
 LEASE_SECONDS = 60.0
 # A planned retry is late by this much before the relay concludes that the queue lost it.
 RETRY_GRACE_SECONDS = 5.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Ticket:
     """One row and the number under which it was enqueued; worthless once the row has a higher one."""
 
@@ -23,7 +23,7 @@ class Ticket:
     seq: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A row to be."""
 
@@ -34,23 +34,35 @@ class Draft:
     destination: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnRow:
+    """What a job has to know of a row that is still its own."""
+
+    row_id: int
+    request_id: str
+    type: str
+    payload: dict[str, Any]
+    attempts: int
+
+
 def put(session: Session, outbox: type[OutboxRow], drafts: Sequence[Draft], now: datetime) -> None:
-    if not drafts:
-        return
-    rows = [
-        {
-            "request_id": draft.request_id,
-            "type": draft.type,
-            "payload": draft.payload,
-            "destination": draft.destination,
-            "created_at": now,
-            "due_at": draft.due_at,
-            "attempts": 0,
-            "enqueue_seq": 0,
-        }
-        for draft in drafts
-    ]
-    session.execute(insert(outbox.__table__), rows)  # type: ignore[arg-type]
+    if drafts:
+        session.connection().execute(
+            statements(outbox).insert,
+            [
+                {
+                    "request_id": draft.request_id,
+                    "type": draft.type,
+                    "payload": draft.payload,
+                    "destination": draft.destination,
+                    "created_at": now,
+                    "due_at": draft.due_at,
+                    "attempts": 0,
+                    "enqueue_seq": 0,
+                }
+                for draft in drafts
+            ],
+        )
 
 
 def claim_due(
@@ -70,162 +82,104 @@ def claim_due(
     another job, whose tickets thereby lapse. Rows due later than `due_before` and rows whose destination is in
     `not_to` are left alone.
     """
-    free = or_(outbox.lease_until.is_(None), outbox.lease_until <= now)
-    due = (
-        select(outbox.id)
-        .where(
-            outbox.settled_at.is_(None),
-            outbox.dead_at.is_(None),
-            outbox.due_at <= (due_before or now),
-            or_(free, outbox.taken_at.is_(None)) if taken else free,
-        )
-        .order_by(outbox.due_at)
-        .limit(limit)
+    found = statements(outbox)
+    claimed = session.connection().execute(
+        found.claim_and_take if taken else found.claim,
+        {
+            "now": now,
+            "due_before": due_before or now,
+            "limit": limit,
+            "not_to": list(not_to),
+            "lease": now + timedelta(seconds=LEASE_SECONDS),
+            "job": job_id,
+        },
     )
-    if not_to:
-        due = due.where(outbox.destination.not_in(not_to))
-    if session.get_bind().dialect.name == "postgresql":
-        due = due.with_for_update(skip_locked=True)
-    claimed = session.execute(
-        update(outbox)
-        .where(outbox.id.in_(due))
-        .values(
-            enqueue_seq=outbox.enqueue_seq + 1,
-            lease_until=now + timedelta(seconds=LEASE_SECONDS),
-            job_id=job_id,
-            taken_at=now if taken else None,
-        )
-        .returning(outbox.id, outbox.enqueue_seq, outbox.due_at)
-        .execution_options(synchronize_session=False)
-    ).all()
-    return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed, key=lambda each: (each.due_at, each.id))]
+    return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed.all(), key=lambda each: (each.due_at, each.id))]
 
 
-def any_due(session: Session, outbox: type[OutboxRow], now: datetime) -> bool:
+def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now: datetime) -> bool:
     """A look without a lock, so that an idle relay never disturbs a writer."""
-    return (
-        session.execute(
-            select(outbox.id)
-            .where(
-                outbox.settled_at.is_(None),
-                outbox.dead_at.is_(None),
-                outbox.due_at <= now,
-                or_(outbox.lease_until.is_(None), outbox.lease_until <= now),
-            )
-            .limit(1)
-        ).first()
-        is not None
-    )
+    look = {"now": now, "due_before": due_before}
+    return session.connection().execute(statements(outbox).any_due, look).first() is not None
 
 
 def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[Ticket]:
     """Begin with the rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
-    own = session.execute(
-        _lockable(session, select(outbox.id, outbox.enqueue_seq))
-        .where(
-            outbox.id.in_(wanted),
-            outbox.taken_at.is_(None),
-            outbox.settled_at.is_(None),
-            outbox.dead_at.is_(None),
-        )
-        .order_by(outbox.id)
-    ).all()
-    tickets = [Ticket(row.id, row.enqueue_seq) for row in own if wanted[row.id] == row.enqueue_seq]
-    if tickets:
-        _update(
-            session, outbox, tickets, taken_at=now, lease_until=now + timedelta(seconds=LEASE_SECONDS)
-        )
-    return tickets
+    found = session.connection().execute(statements(outbox).untaken, {"ids": list(wanted)})
+    own = [Ticket(row.id, row.enqueue_seq) for row in found if wanted[row.id] == row.enqueue_seq]
+    if own:
+        lease = now + timedelta(seconds=LEASE_SECONDS)
+        session.connection().execute(statements(outbox).take, {"ids": _ids(own), "now": now, "lease": lease})
+    return own
 
 
-def own_rows(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket]) -> dict[int, OutboxRow]:
-    """The rows among `tickets` that no later claim has taken over, ready to be changed."""
+def own_rows(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket]) -> dict[int, OwnRow]:
+    """The rows among `tickets` that no later claim has taken over, by their number."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
-    rows = session.scalars(
-        _lockable(session, select(outbox)).where(
-            outbox.id.in_(wanted), outbox.settled_at.is_(None), outbox.dead_at.is_(None)
-        )
-    )
-    return {row.id: row for row in rows if row.enqueue_seq == wanted[row.id]}
+    if not wanted:
+        return {}
+    found = session.connection().execute(statements(outbox).own, {"ids": list(wanted)})
+    return {
+        row.id: OwnRow(row.id, row.request_id, row.type, row.payload, row.attempts)
+        for row in found
+        if row.enqueue_seq == wanted[row.id]
+    }
 
 
-def settle(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], now: datetime) -> None:
+def settle(session: Session, outbox: type[OutboxRow], row_ids: Collection[int], now: datetime) -> None:
     """Only the job calls this, in the transaction that writes its result and the next outbox row."""
-    _update(session, outbox, tickets, settled_at=now, lease_until=None)
+    if row_ids:
+        session.connection().execute(statements(outbox).settle, {"ids": list(row_ids), "now": now})
+
+
+def postpone(session: Session, outbox: type[OutboxRow], row: OwnRow, until: datetime, error: str | None) -> None:
+    """Count an attempt and plan the next one; the relay steps in if nobody has begun with it a while later."""
+    session.connection().execute(
+        statements(outbox).postpone,
+        {
+            "row": row.row_id,
+            "attempts": row.attempts + 1,
+            "until": until,
+            "lease": until + timedelta(seconds=RETRY_GRACE_SECONDS),
+            "error": error,
+        },
+    )
 
 
 def renew(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], now: datetime) -> None:
     """Keep rows leased while their job is still at work on them."""
-    _update(session, outbox, tickets, lease_until=now + timedelta(seconds=LEASE_SECONDS))
+    if tickets:
+        lease = now + timedelta(seconds=LEASE_SECONDS)
+        session.connection().execute(statements(outbox).renew, {"ids": _ids(tickets), "lease": lease})
 
 
 def release(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], due_at: datetime) -> None:
     """Give rows back unchanged; whoever comes first may claim them from `due_at` on."""
-    _update(session, outbox, tickets, lease_until=None, taken_at=None, job_id=None, due_at=due_at)
+    if tickets:
+        session.connection().execute(statements(outbox).release, {"ids": _ids(tickets), "until": due_at})
 
 
 def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[str]) -> int:
     """Make the rows of jobs that vanished from the queue claimable again; a row already begun with is left alone."""
-    result = session.execute(
-        update(outbox)
-        .where(
-            outbox.job_id.in_(job_ids),
-            outbox.taken_at.is_(None),
-            outbox.settled_at.is_(None),
-            outbox.dead_at.is_(None),
-        )
-        .values(lease_until=None, job_id=None)
-        .execution_options(synchronize_session=False)
-    )
-    return cast("CursorResult[Any]", result).rowcount
+    return session.connection().execute(statements(outbox).release_lost, {"jobs": list(job_ids)}).rowcount
 
 
 def jobs_in_queue(session: Session, outbox: type[OutboxRow], claimed_before: datetime) -> set[str]:
     """Ids of the jobs that should be waiting in the queue, unless they were claimed a moment ago."""
-    found = session.scalars(
-        select(outbox.job_id)
-        .distinct()
-        .where(
-            outbox.settled_at.is_(None),
-            outbox.dead_at.is_(None),
-            outbox.taken_at.is_(None),
-            outbox.job_id.is_not(None),
-            outbox.lease_until <= claimed_before + timedelta(seconds=LEASE_SECONDS),
-        )
-    )
-    return {job_id for job_id in found if job_id}
+    lease = claimed_before + timedelta(seconds=LEASE_SECONDS)
+    return set(session.connection().execute(statements(outbox).jobs_in_queue, {"lease": lease}).scalars())
 
 
 def next_retry_at(session: Session, outbox: type[OutboxRow], job_id: str) -> datetime | None:
     """When the earliest row that this job has to try again becomes due."""
-    return session.scalars(
-        select(outbox.due_at)
-        .where(
-            outbox.job_id == job_id,
-            outbox.taken_at.is_(None),
-            outbox.settled_at.is_(None),
-            outbox.dead_at.is_(None),
-        )
-        .order_by(outbox.due_at)
-        .limit(1)
-    ).first()
+    return session.connection().execute(statements(outbox).next_retry, {"job": job_id}).scalars().first()
 
 
 def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, now: datetime) -> None:
     """Keep a row that cannot be processed for investigation; nothing takes it again until it is replayed."""
-    _update(session, outbox, [ticket], dead_at=now, lease_until=None, last_error=error)
+    session.connection().execute(statements(outbox).bury, {"row": ticket.row_id, "now": now, "error": error})
 
 
-def _update(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], **values: Any) -> None:
-    if tickets:
-        session.execute(
-            update(outbox)
-            .where(outbox.id.in_([ticket.row_id for ticket in tickets]))
-            .values(**values)
-            .execution_options(synchronize_session=False)
-        )
-
-
-def _lockable(session: Session, statement: Any) -> Any:
-    return statement.with_for_update() if session.get_bind().dialect.name == "postgresql" else statement
+def _ids(tickets: Iterable[Ticket]) -> list[int]:
+    return [ticket.row_id for ticket in tickets]

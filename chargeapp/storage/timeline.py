@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 
 from chargeapp.storage.models import EventRecord
 
+INSERT = insert(EventRecord.__table__)  # type: ignore[arg-type]
+
 
 @dataclass(frozen=True)
 class Fact:
@@ -23,8 +25,8 @@ class Fact:
 def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
     """A second terminal fact of one request is refused by the database."""
     if facts:
-        session.execute(
-            insert(EventRecord),
+        session.connection().execute(
+            INSERT,
             [
                 {
                     "request_id": fact.request_id,

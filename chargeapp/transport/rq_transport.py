@@ -74,7 +74,7 @@ class RqTransport:
                 )
             # Its lock is not needed: of two jobs with the same tickets only one gets the rows.
             self._scheduler.prepare_registries([stage.queue for stage in STAGES])
-            self._scheduler.enqueue_scheduled_jobs()
+            self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
 
     def ping(self) -> None:
         with _unavailable():

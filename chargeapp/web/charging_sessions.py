@@ -11,12 +11,13 @@ from werkzeug.exceptions import BadRequest, NotFound
 from chargeapp import reports
 from chargeapp.clock import epoch_millis, utcnow
 from chargeapp.logs import get_logger
-from chargeapp.pipeline import AUTHORIZATION, CALLBACKS
+from chargeapp.pipeline import CALLBACKS
 from chargeapp.runtime import Runtime
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.redeliveries import redeliver
-from chargeapp.services.session_requests import NewRequest, request_charging_session
+from chargeapp.services.session_requests import NewRequest
 from chargeapp.storage.models import SessionRequest
+from chargeapp.web.intake import Intake
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
 
 log = get_logger()
@@ -30,6 +31,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     settings = runtime.settings
     schema = SessionRequestSchema(settings.driver_token_min_length)
     page_schema = PageSchema()
+    intake = Intake(runtime)
 
     @routes.post("")
     def accept() -> Response:
@@ -50,9 +52,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             idempotency_key=idempotency_key(),
             body_hash=fingerprint(fields),
         )
-        with runtime.database.writing() as session:
-            taken = request_charging_session(session, new, queue_max_size=settings.queue_max_size, now=utcnow())
-        runtime.wakeups.ring(AUTHORIZATION.queue)
+        taken = intake.store(new)
         response = jsonify(
             status="accepted",
             message="Request queued for async processing.",

@@ -7,7 +7,9 @@ from chargeapp import reports
 from chargeapp.clock import utcnow
 from chargeapp.runtime import Runtime
 
-POLICY = "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def console(runtime: Runtime) -> Blueprint:

@@ -47,7 +47,7 @@ def validation_error(messages: dict[str, list[str]]) -> Response:
 def install_error_responses(app: Flask) -> None:
     @app.errorhandler(ValidationError)
     def invalid(error: ValidationError) -> Response:
-        return validation_error(error.normalized_messages())
+        return validation_error(error.normalized_messages())  # type: ignore[no-untyped-call]
 
     @app.errorhandler(QueueFull)
     def queue_full(error: QueueFull) -> Response:

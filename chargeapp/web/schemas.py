@@ -23,7 +23,9 @@ class StationId(fields.String):
         text = value if isinstance(value, str) else ""
         try:
             # UUID() itself also takes braces, a urn: prefix and hyphens anywhere.
-            if len(text) not in (32, 36) or (len(text) == 36 and [i for i, c in enumerate(text) if c == "-"] != HYPHENS):
+            if len(text) not in (32, 36) or (
+                len(text) == 36 and [i for i, c in enumerate(text) if c == "-"] != HYPHENS
+            ):
                 raise ValueError
             return str(uuid.UUID(text))
         except ValueError:
@@ -70,7 +72,11 @@ class SessionRequestSchema(Schema):
     def one_spelling(self, data: Any, **kwargs: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        twice = {snake: [f"Give either {snake} or {camel}, not both."] for snake, camel in SPELLINGS.items() if snake in data and camel in data}
+        twice = {
+            snake: [f"Give either {snake} or {camel}, not both."]
+            for snake, camel in SPELLINGS.items()
+            if snake in data and camel in data
+        }
         if twice:
             raise ValidationError(twice)
         return {SNAKE.get(name, name): value for name, value in data.items()}

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from chargeapp.commands import embedded_redis
-from chargeapp.commands.embedded_redis import embedded_redis_socket, embedded_redis_url, find_redis_server
+from chargeapp.transport import embedded_redis
+from chargeapp.transport.embedded_redis import embedded_redis_socket, embedded_redis_url, find_redis_server
 from chargeapp.errors import MisconfiguredError
 
 DEADLINE_SECONDS = 20
 EXPECTED_OPTIONS = {"port": "0", "save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}
-SCRIPT = "import sys; from pathlib import Path; from chargeapp.commands import embedded_redis as e;"
+SCRIPT = "import sys; from pathlib import Path; from chargeapp.transport import embedded_redis as e;"
 RUN = SCRIPT + "e.LOCK_SECONDS = 0.2; e.run_embedded_redis(Path(sys.argv[1]))"
 
 Start = Callable[[Path], "subprocess.Popen[str]"]

@@ -1,0 +1,127 @@
+"""What the database tells: whether it commits, who is at work, what waits and what went wrong."""
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from chargeapp import reports
+from chargeapp.clock import utcnow
+from chargeapp.commands.checks import Finding, fail, ok, warn
+from chargeapp.commands.checks.files import database_directory
+from chargeapp.commands.opened import check_tables
+from chargeapp.config import Settings
+from chargeapp.errors import ChargeappError, MisconfiguredError
+from chargeapp.runtime import Runtime
+from chargeapp.storage import heartbeats
+from chargeapp.storage.database import Database
+
+SLOW_COMMIT_SECONDS = 0.5
+SKEW_SECONDS = 2.0
+NEARLY_FULL = 0.9
+# What a decision may take beyond its deadline until the relay records it.
+LATE_SECONDS = 10.0
+
+
+def check_records(runtime: Runtime) -> Iterator[Finding]:
+    if not database_directory(runtime.settings).is_dir():
+        yield fail("database", "does not exist yet", "chargeapp db upgrade")
+        return
+    try:
+        check_tables(runtime.database)
+        seconds = commit(runtime.database)
+        with runtime.database.reading() as session:
+            findings = list(_from_database(session, runtime.settings, utcnow()))
+    except MisconfiguredError as error:
+        found, _, advice = str(error).partition(". ")
+        yield fail("database", found, advice or "correct DATABASE_URL")
+    except (ChargeappError, SQLAlchemyError) as error:
+        yield fail(
+            "database",
+            str(getattr(error, "orig", error)),
+            "stop what holds or damaged the file; restore a backup if it is damaged",
+        )
+    else:
+        yield database_speed(seconds)
+        yield from findings
+
+
+def commit(database: Database) -> float:
+    """How many seconds it took to write something to disk that leaves no trace."""
+    began = time.monotonic()
+    with database.writing() as session:
+        heartbeats.beat(session, "doctor", utcnow())
+        heartbeats.leave(session, "doctor")
+    return time.monotonic() - began
+
+
+def database_speed(seconds: float) -> Finding:
+    found = f"tables are up to date; a commit took {seconds * 1000:.0f} ms"
+    if seconds > SLOW_COMMIT_SECONDS:
+        return warn("database", found, "look for a slow disk, or a process that writes for too long")
+    return ok("database", found)
+
+
+def _from_database(session: Session, settings: Settings, now: datetime) -> Iterator[Finding]:
+    figures = reports.figures(session, now)
+    processes = reports.processes(session, now)
+    yield relay(processes)
+    yield workers(processes)
+    yield breaker(processes)
+    yield dead_letters(figures)
+    yield waiting(figures, settings)
+    newest = [each.accepted_at for each in reports.page_of_requests(session, limit=1)]
+    beaten = heartbeats.last(session, "relay")
+    yield recorded_clock([*newest, beaten] if beaten else newest, now)
+
+
+def relay(processes: reports.Processes) -> Finding:
+    age = processes.relay_age_seconds
+    if processes.relay_alive:
+        return ok("relay", f"seen {max(age or 0.0, 0.0):.0f} s ago")
+    found = "has never run" if age is None else f"last seen {age:,.0f} s ago"
+    return fail("relay", found, "start `chargeapp relay`, or run scripts/relay.py from cron every minute")
+
+
+def workers(processes: reports.Processes) -> Finding:
+    found = ", ".join(f"{queue} {count}" for queue, count in processes.workers.items())
+    missing = [queue for queue, count in processes.workers.items() if not count]
+    if missing:
+        commands = " and ".join(f"`chargeapp worker {queue}`" for queue in missing)
+        return fail("workers", found, f"start {commands}")
+    return ok("workers", found)
+
+
+def breaker(processes: reports.Processes) -> Finding:
+    if processes.circuit_breaker != "closed":
+        found = f"circuit breaker is {processes.circuit_breaker}: decisions are `unknown`"
+        return warn("authorization", found, "look after the service at AUTHORIZATION_SERVICE_URL")
+    return ok("authorization", "circuit breaker is closed")
+
+
+def dead_letters(figures: reports.Figures) -> Finding:
+    dead = {queue: count for queue, count in figures.dead_letters.items() if count}
+    if dead:
+        found = ", ".join(f"{queue} {count:,}" for queue, count in dead.items())
+        return warn("dead letters", found, "see `chargeapp dead-letters list`, mend the cause, then replay them")
+    return ok("dead letters", "none")
+
+
+def waiting(figures: reports.Figures, settings: Settings) -> Finding:
+    age, size, most = figures.oldest_waiting_seconds, figures.queue_size, settings.queue_max_size
+    found = f"{size:,} of at most {most:,} wait for a decision, the oldest for {age:,.0f} s"
+    if age > settings.authorization_timeout_seconds + LATE_SECONDS:
+        return fail("backlog", found, "the relay decides them by their deadline: start it")
+    if size >= NEARLY_FULL * most:
+        return warn("backlog", found, "start more `chargeapp worker authorization`, or raise QUEUE_MAX_SIZE")
+    return ok("backlog", found)
+
+
+def recorded_clock(recorded: list[datetime], now: datetime) -> Finding:
+    """Whatever is recorded lies in the past, unless somebody set the clock back."""
+    ahead = max([(moment - now).total_seconds() for moment in recorded], default=0.0)
+    if ahead > SKEW_SECONDS:
+        return warn("clock", f"was set back by {ahead:,.0f} s or more", "keep it right with NTP, in small steps")
+    return ok("clock", "has not been set back")

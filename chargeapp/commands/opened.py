@@ -1,0 +1,53 @@
+"""What a short command needs: settings read, tables there, and whatever it used closed at the end."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from chargeapp.errors import MisconfiguredError
+
+if TYPE_CHECKING:
+    from chargeapp.config import Settings
+    from chargeapp.runtime import Runtime
+    from chargeapp.storage.database import Database
+
+
+@contextmanager
+def opened_runtime() -> Iterator["Runtime"]:
+    """Raises MisconfiguredError that says what to do if the tables are missing or of another version."""
+    from chargeapp.config import load_settings
+
+    with closing_runtime(load_settings()) as runtime:
+        check_tables(runtime.database)
+        yield runtime
+
+
+@contextmanager
+def closing_runtime(settings: "Settings") -> Iterator["Runtime"]:
+    from chargeapp.logs import configure_logging
+    from chargeapp.runtime import Runtime
+
+    # Lines of the log go to standard error; standard output belongs to what was asked for.
+    configure_logging(settings, "command")
+    runtime = Runtime(settings)
+    try:
+        yield runtime
+    finally:
+        used = vars(runtime)
+        if "database" in used:
+            runtime.database.close()
+        if "redis" in used:
+            runtime.redis.close()
+
+
+def check_tables(database: "Database") -> None:
+    from chargeapp.storage import schema
+
+    # Connecting would make an empty file.
+    if not database.path.exists():
+        raise MisconfiguredError(f"There is no database {database.path} yet. Make it: chargeapp db upgrade")
+    found = schema.status(database)
+    if not found.up_to_date:
+        raise MisconfiguredError(
+            f"The tables are of version {found.current or 'none'}, {found.newest} is needed. Run: chargeapp db upgrade"
+        )

@@ -1,0 +1,23 @@
+"""Callers' idempotency keys, and what was answered."""
+
+from datetime import datetime, timedelta
+
+from sqlalchemy.orm import Session
+
+from chargeapp.storage.dialects import upsert
+from chargeapp.storage.models import IdempotencyKey
+
+REMEMBERED = timedelta(hours=24)
+
+
+def recall(session: Session, caller: str, key: str, now: datetime) -> IdempotencyKey | None:
+    found = session.get(IdempotencyKey, (caller, key), populate_existing=True)
+    return found if found is not None and found.created_at > now - REMEMBERED else None
+
+
+def remember(session: Session, caller: str, key: str, *, body_hash: str, request_id: str, now: datetime) -> None:
+    replaced = ("body_hash", "request_id", "created_at")
+    session.connection().execute(
+        upsert(session, IdempotencyKey, ("caller", "key"), replaced=replaced),
+        {"caller": caller, "key": key, "body_hash": body_hash, "request_id": request_id, "created_at": now},
+    )

@@ -1,0 +1,93 @@
+"""The statements of an outbox, built once for each table.
+
+Building one anew for each transaction cost several times what running it does (measured: 4.8 ms of CPU a request,
+most of it here; prepared like this: see the changelog).
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Executable, Table, and_, bindparam, insert, or_, select, update
+
+from chargeapp.storage.models import OutboxRow
+
+
+@dataclass(frozen=True)
+class Statements:
+    insert: Executable
+    claim: Executable
+    claim_and_take: Executable
+    any_due: Executable
+    untaken: Executable
+    take: Executable
+    own: Executable
+    settle: Executable
+    postpone: Executable
+    renew: Executable
+    release: Executable
+    release_lost: Executable
+    jobs_in_queue: Executable
+    next_retry: Executable
+    bury: Executable
+
+
+@cache
+def statements(outbox: type[OutboxRow]) -> Statements:
+    table = outbox.__table__
+    assert isinstance(table, Table)
+    row = table.c
+    ids = row.id.in_(bindparam("ids", expanding=True))
+    open_ = and_(row.settled_at.is_(None), row.dead_at.is_(None))
+    untaken = and_(open_, row.taken_at.is_(None))
+    now, lease = bindparam("now", type_=row.due_at.type), bindparam("lease", type_=row.due_at.type)
+    until = bindparam("until", type_=row.due_at.type)
+    free = or_(row.lease_until.is_(None), row.lease_until <= now)
+    due = and_(open_, row.due_at <= bindparam("due_before", type_=row.due_at.type))
+
+    def claim(condition: Any, taken_at: Any) -> Executable:
+        chosen = (
+            select(row.id)
+            .where(due, condition, row.destination.not_in(bindparam("not_to", expanding=True)))
+            .order_by(row.due_at)
+            .limit(bindparam("limit"))
+            .with_for_update(skip_locked=True)  # left out on SQLite, where there is one writer at a time
+        )
+        return (
+            update(table)
+            .where(row.id.in_(chosen))
+            .values(enqueue_seq=row.enqueue_seq + 1, lease_until=lease, job_id=bindparam("job"), taken_at=taken_at)
+            .returning(row.id, row.enqueue_seq, row.due_at)
+        )
+
+    return Statements(
+        insert=insert(table),
+        claim=claim(free, None),
+        claim_and_take=claim(or_(free, row.taken_at.is_(None)), now),
+        any_due=select(row.id).where(due, free).limit(1),
+        untaken=select(row.id, row.enqueue_seq).where(ids, untaken).order_by(row.id).with_for_update(),
+        take=update(table).where(ids).values(taken_at=now, lease_until=lease),
+        own=select(row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
+        .where(ids, open_)
+        .with_for_update(),
+        settle=update(table).where(ids).values(settled_at=now, lease_until=None),
+        postpone=update(table)
+        .where(row.id == bindparam("row"))
+        .values(
+            attempts=bindparam("attempts"),
+            due_at=until,
+            lease_until=lease,
+            taken_at=None,
+            last_error=bindparam("error"),
+        ),
+        renew=update(table).where(ids).values(lease_until=lease),
+        release=update(table).where(ids).values(lease_until=None, taken_at=None, job_id=None, due_at=until),
+        release_lost=update(table)
+        .where(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
+        .values(lease_until=None, job_id=None),
+        jobs_in_queue=select(row.job_id).distinct().where(untaken, row.job_id.is_not(None), row.lease_until <= lease),
+        next_retry=select(row.due_at).where(row.job_id == bindparam("job"), untaken).order_by(row.due_at).limit(1),
+        bury=update(table)
+        .where(row.id == bindparam("row"))
+        .values(dead_at=now, lease_until=None, last_error=bindparam("error")),
+    )

@@ -1,0 +1,93 @@
+"""The statements on requests that every request passes through, built once; see outbox_statements.py."""
+
+from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy.orm import Session
+
+from chargeapp.domain.authorization import Answer
+from chargeapp.domain.charging_session import State
+from chargeapp.storage.models import SessionRequest
+
+TABLE: Any = SessionRequest.__table__
+COLUMN = TABLE.c
+IDS = COLUMN.id.in_(bindparam("ids", expanding=True))
+
+INSERT = insert(TABLE)
+# Counts no further than it matters: a short queue is counted quickly.
+COUNT_UNDECIDED_UP_TO = select(func.count()).select_from(
+    select(COLUMN.id).where(COLUMN.decided_at.is_(None)).limit(bindparam("most")).subquery()
+)
+ANY_ROWS = select(TABLE).where(IDS)
+UNDECIDED = (
+    select(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by, COLUMN.destination)
+    .where(IDS, COLUMN.decided_at.is_(None))
+    .with_for_update()
+)
+BEGIN_AUTHORIZING = update(TABLE).where(IDS, COLUMN.state == State.ACCEPTED).values(state=State.AUTHORIZING)
+DECIDE = (
+    update(TABLE)
+    .where(COLUMN.id == bindparam("request"))
+    .values(
+        state=State.DECIDED,
+        decision=bindparam("decided"),
+        reason=bindparam("why"),
+        source=bindparam("by"),
+        decided_at=bindparam("now", type_=COLUMN.decided_at.type),
+    )
+)
+COUNT_ATTEMPT = (
+    update(TABLE)
+    .where(COLUMN.id == bindparam("request"))
+    .values(callback_attempts=COLUMN.callback_attempts + 1, last_error=bindparam("error"))
+)
+MOVE_ON = (
+    update(TABLE)
+    .where(COLUMN.id == bindparam("request"))
+    .values(state=bindparam("to"), ended_at=bindparam("ended", type_=COLUMN.ended_at.type))
+)
+
+
+def store(session: Session, rows: Sequence[dict[str, Any]]) -> None:
+    session.connection().execute(INSERT, list(rows))
+
+
+def count_undecided(session: Session, most: int) -> int:
+    """How many wait for a decision; counts up to `most`."""
+    return session.connection().execute(COUNT_UNDECIDED_UP_TO, {"most": most}).scalar_one()
+
+
+def find(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    return {row.id: row for row in session.connection().execute(ANY_ROWS, {"ids": list(ids)})}
+
+
+def undecided(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    return {row.id: row for row in session.connection().execute(UNDECIDED, {"ids": list(ids)})}
+
+
+def begin_authorizing(session: Session, ids: Collection[str]) -> None:
+    session.connection().execute(BEGIN_AUTHORIZING, {"ids": list(ids)})
+
+
+def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:
+    rows = [
+        {"request": id_, "decided": answer.decision, "why": answer.reason, "by": answer.source, "now": now}
+        for id_, answer in answers.items()
+    ]
+    session.connection().execute(DECIDE, rows)
+
+
+def count_attempts(session: Session, errors: Sequence[tuple[str, str | None]]) -> None:
+    """One attempt for each (request id, what went wrong)."""
+    if errors:
+        rows = [{"request": id_, "error": error} for id_, error in errors]
+        session.connection().execute(COUNT_ATTEMPT, rows)
+
+
+def move_on(session: Session, states: Sequence[tuple[str, str, datetime]]) -> None:
+    """To (request id, state, since when ended)."""
+    if states:
+        rows = [{"request": id_, "to": state, "ended": ended_at} for id_, state, ended_at in states]
+        session.connection().execute(MOVE_ON, rows)

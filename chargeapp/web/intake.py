@@ -1,0 +1,64 @@
+"""Requests that arrive together share one transaction: one thread commits for all that wait meanwhile.
+
+Nobody is answered before the commit, and a lone request is committed at once.
+"""
+
+import threading
+from dataclasses import dataclass
+
+from chargeapp.clock import utcnow
+from chargeapp.pipeline import AUTHORIZATION
+from chargeapp.runtime import Runtime
+from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
+
+
+@dataclass(eq=False)
+class Waiting:
+    new: NewRequest
+    answer: Acknowledgement | Exception | None = None
+
+
+class Intake:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._changed = threading.Condition()
+        self._waiting: list[Waiting] = []
+        self._committing = False
+
+    def store(self, new: NewRequest) -> Acknowledgement:
+        """Returns once the request is on disk; raises what refused it, with nothing stored."""
+        mine = Waiting(new)
+        with self._changed:
+            self._waiting.append(mine)
+            while self._committing and mine.answer is None:
+                self._changed.wait()
+            if mine.answer is None:
+                self._committing = True
+                together, self._waiting = self._waiting, []
+        if mine.answer is None:
+            self._commit(together)
+        if isinstance(mine.answer, Acknowledgement):
+            return mine.answer
+        assert mine.answer is not None
+        raise mine.answer
+
+    def _commit(self, together: list[Waiting]) -> None:
+        answers: list[Acknowledgement | Exception]
+        try:
+            with self._runtime.database.writing() as session:
+                answers = [
+                    *request_charging_sessions(
+                        session,
+                        [each.new for each in together],
+                        queue_max_size=self._runtime.settings.queue_max_size,
+                        now=utcnow(),
+                    )
+                ]
+        except Exception as error:
+            answers = [error] * len(together)
+        with self._changed:
+            for each, answer in zip(together, answers, strict=True):
+                each.answer = answer
+            self._committing = False
+            self._changed.notify_all()
+        self._runtime.wakeups.ring(AUTHORIZATION.queue)
