@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.services.authorization_decisions import decide_overdue
 from chargeapp.services.delivery_events import expire_overdue
+from chargeapp.services.retention import Forgotten, Retention, forget, sum_up_old_minutes
 from chargeapp.storage import heartbeats, outbox
 from chargeapp.storage.database import Database
 from chargeapp.storage.wakeups import Bell, Wakeups
@@ -27,6 +29,9 @@ ROWS_PER_JOB = 64
 JOBS_IN_QUEUE = 2
 TICK_SECONDS = 0.25
 RECOVERY_SECONDS = 5.0
+FORGET_SECONDS = 60.0
+# Of 500 rows each; the rest is for the next time.
+BITES = 20
 # A job that goes on taking rows of a queue gets this much of a head start on them.
 PATIENCE = timedelta(seconds=0.5)
 # The job itself records a decision in time; the relay steps in only when it clearly did not.
@@ -46,12 +51,18 @@ class Pass:
 
 class Relay:
     def __init__(
-        self, database: Database, transport: RqTransport, wakeups: Wakeups, expiry_grace_seconds: float
+        self,
+        database: Database,
+        transport: RqTransport,
+        wakeups: Wakeups,
+        expiry_grace_seconds: float,
+        retention: Retention,
     ) -> None:
         self._database = database
         self._transport = transport
         self._wakeups = wakeups
         self._expiry_grace = timedelta(seconds=expiry_grace_seconds)
+        self._retention = retention
 
     def once(self) -> Pass:
         """Everything there is to do now, as cron calls it."""
@@ -61,18 +72,22 @@ class Relay:
         self._transport.enqueue_scheduled()
         for stage in STAGES:
             done.published[stage.queue] = self.publish_due(stage)
+        self.forget()
         self._database.checkpoint()
         return done
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until `stopping`: at once when rung, else a look every quarter of a second."""
-        recover_at = 0.0
+        recover_at = forget_at = 0.0
         with self._wakeups.listen("relay") as bell:
             while not stopping():
                 try:
                     if time.monotonic() >= recover_at:
                         recover_at = time.monotonic() + RECOVERY_SECONDS
                         self._maintain()
+                    if time.monotonic() >= forget_at:
+                        forget_at = time.monotonic() + FORGET_SECONDS
+                        self.forget()
                     self._transport.enqueue_scheduled()
                     for stage in STAGES:
                         self.publish_due(stage, patient=True)
@@ -100,16 +115,19 @@ class Relay:
                 )
             if not tickets:
                 return published
+            failpoints.reach("relay.claimed")
             try:
                 self._transport.publish(stage, tickets, job_id)
             except TemporaryFailure:
                 with self._database.writing() as session:
                     outbox.release(session, stage.outbox, tickets, now)
                 raise
+            failpoints.reach("relay.published")
             published += len(tickets)
 
     def recover(self, done: Pass) -> None:
         """Make rows claimable again whose job Redis has lost."""
+        failpoints.reach("relay.recovery")
         for stage in STAGES:
             with self._database.reading() as session:
                 expected = outbox.jobs_in_queue(session, stage.outbox, utcnow() - JUST_CLAIMED)
@@ -138,6 +156,19 @@ class Relay:
         self.watch_deadlines(done)
         self._database.checkpoint()
         self.recover(done)
+
+    def forget(self) -> Forgotten:
+        """What retention demands, bite by bite."""
+        total = Forgotten()
+        for _ in range(BITES):
+            now = utcnow()
+            with self._database.writing() as session:
+                bite = forget(session, self._retention, now)
+                if not bite:
+                    sum_up_old_minutes(session, now)
+                    return total
+            total += bite
+        return total
 
     @staticmethod
     def _wait(bell: Bell, seconds: float, stopping: Callable[[], bool]) -> None:

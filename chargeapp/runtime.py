@@ -1,9 +1,11 @@
 """What any process needs, built once and only when first used: safe to make before a fork."""
 
+from datetime import timedelta
 from functools import cached_property
 
 import redis
 
+from chargeapp import failpoints
 from chargeapp.config import Settings
 from chargeapp.domain.retry_policy import RetryPolicy
 from chargeapp.outbound.access_list import AccessList
@@ -16,6 +18,7 @@ from chargeapp.security.address_policy import AddressPolicy
 from chargeapp.security.driver_tokens import TokenVault
 from chargeapp.security.secrets_file import Secrets, load_secrets
 from chargeapp.security.signatures import Signer
+from chargeapp.services.retention import Retention
 from chargeapp.storage.database import Database
 from chargeapp.storage.wakeups import Wakeups
 from chargeapp.transport import rq_transport
@@ -28,6 +31,7 @@ RECORDING_GRACE_SECONDS = 5.0
 class Runtime:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        failpoints.look_in(settings.chargeapp_data_dir / "failpoints")
 
     @cached_property
     def database(self) -> Database:
@@ -52,7 +56,14 @@ class Runtime:
     @cached_property
     def relay(self) -> Relay:
         grace = self.settings.callback_timeout_seconds + RECORDING_GRACE_SECONDS
-        return Relay(self.database, self.transport, self.wakeups, expiry_grace_seconds=grace)
+        return Relay(self.database, self.transport, self.wakeups, grace, self.retention)
+
+    @cached_property
+    def retention(self) -> Retention:
+        return Retention(
+            requests=timedelta(days=self.settings.retention_days),
+            driver_tokens=timedelta(hours=self.settings.driver_token_retention_hours),
+        )
 
     @cached_property
     def secrets(self) -> Secrets:

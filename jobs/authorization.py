@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.domain.authorization import Answer, Inquiry
 from chargeapp.domain.charging_session import Decision, Reason
@@ -41,7 +42,10 @@ class Authorization:
             return Answered(task, late)
         token = self._vault.open(task.token_sealed)
         inquiry = Inquiry(task.station_id, token, task.token_hash, task.decide_by)
-        return Answered(task, self._authorizer.authorize(inquiry, now))
+        failpoints.reach("authorization.before_call")
+        answer = self._authorizer.authorize(inquiry, now)
+        failpoints.reach("authorization.after_call")
+        return Answered(task, answer)
 
     def record(self, session: Session, results: Sequence[Answered], now: datetime) -> None:
         record_decisions(session, results, now)

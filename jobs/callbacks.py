@@ -5,6 +5,7 @@ from datetime import datetime
 
 from sqlalchemy.orm import Session
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.pipeline import CALLBACKS, DELIVERY_EVENTS
 from chargeapp.runtime import Runtime
@@ -36,7 +37,9 @@ class Callbacks:
     def perform(self, task: Callback) -> Attempt:
         now = utcnow()
         token = self._vault.open(task.token_sealed)
+        failpoints.reach("callback.before_send")
         reply = self._endpoint.send(task.url, task.request_id, task.body(token), now)
+        failpoints.reach("callback.answered")
         return Attempt(task, reply, now)
 
     def record(self, session: Session, results: Sequence[Attempt], now: datetime) -> None:

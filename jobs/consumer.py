@@ -15,6 +15,7 @@ from typing import Generic
 from rq.timeouts import BaseTimeoutException
 from sqlalchemy.orm import Session
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.errors import PermanentFailure, TemporaryFailure
 from chargeapp.logs import get_logger
@@ -114,7 +115,7 @@ class Consumer(Generic[Task, Result]):
                 if claim:
                     own += self._claim(session, claim, now)
                 tasks = self._take(session, own, now)
-        except DatabaseUnavailable as error:
+        except TemporaryFailure as error:
             # Results stay here until they can be recorded: their calls must not be made twice.
             log.warning("Database is busy, trying again", action="job_hindered", error=str(error))
             time.sleep(LOOK_SECONDS)
@@ -127,6 +128,10 @@ class Consumer(Generic[Task, Result]):
             log.exception("A row cannot be processed, going on one by one", action="rows_one_by_one")
             self._careful = True
             return
+        if results:
+            failpoints.reach("job.committed")
+        if own:
+            failpoints.reach("job.claimed")
         self._results, self._failures = [], []
         self._more_due = bool(claim) and len(own) >= claim
         self._waiting.extend(tasks)

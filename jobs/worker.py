@@ -14,6 +14,7 @@ from rq import Queue, SimpleWorker
 from rq.job import Job, Retry
 from rq.serializers import JSONSerializer
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
@@ -64,6 +65,7 @@ class StageWorker(SimpleWorker):
     def consume(self, job_id: str, message: Any) -> Retry | None:
         """One job. What it has to try again later, RQ brings back to it."""
         tickets = unpack(message)
+        failpoints.reach("job.dequeued")
         consumer: Consumer[Any, Any] = Consumer(
             self._work_of_stage,
             job_id=job_id,

@@ -14,6 +14,9 @@ COMMANDS = {
     "acl": ("chargeapp.commands.acl:acl", "Manage the built-in access list."),
     "requests": ("chargeapp.commands.requests:requests", "List, show and redeliver requests."),
     "dead-letters": ("chargeapp.commands.dead_letters:dead_letters", "List and replay what could not be processed."),
+    "backup": ("chargeapp.commands.backups:backup", "Copy the database while everything runs."),
+    "restore": ("chargeapp.commands.backups:restore", "Put a backup in place of the database."),
+    "purge": ("chargeapp.commands.backups:purge", "Forget what retention demands."),
     "secrets": ("chargeapp.commands.secrets:secrets", "Make the secrets that production needs."),
     "doctor": ("chargeapp.commands.doctor:doctor", "Check everything, and say what to do."),
 }

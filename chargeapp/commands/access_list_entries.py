@@ -44,13 +44,14 @@ def entry_of(vault: TokenVault, row: Row) -> Entry:
     return Entry(token_hash, masked, row.station_id, row.blocked, row.valid_from, row.valid_until)
 
 
-def all_entries(database: Database) -> Iterator[AccessListEntry]:
-    """Page by page, each in a transaction of its own: a reader that stays for long keeps the log from shrinking."""
+def pages_of_entries(database: Database) -> Iterator[list[AccessListEntry]]:
+    """Each in a transaction of its own: a reader that stays for long keeps the log from shrinking."""
     after = None
     while True:
         with database.reading() as session:
             page = list_entries(session, ENTRIES_PER_PAGE, after)
-        yield from page
+        if page:
+            yield page
         if len(page) < ENTRIES_PER_PAGE:
             return
         after = (page[-1].token_hash, page[-1].station_id)

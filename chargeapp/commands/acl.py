@@ -106,20 +106,19 @@ def list_(as_json: bool) -> None:
       chargeapp acl list | less
       chargeapp acl list --json | jq '.[] | select(.blocked)'
     """
-    from chargeapp.commands.access_list_entries import all_entries, as_columns, described, heading
+    from chargeapp.commands.access_list_entries import as_columns, described, heading, pages_of_entries
 
     with opened_runtime() as runtime:
-        entries = all_entries(runtime.database)
         if as_json:
             before = "["
-            for entry in entries:
-                click.echo(f"{before}\n{json.dumps(described(entry))}", nl=False)
+            for page in pages_of_entries(runtime.database):
+                click.echo(before + ",".join(f"\n{json.dumps(described(entry))}" for entry in page), nl=False)
                 before = ","
             click.echo("[]" if before == "[" else "\n]")
         else:
             click.echo(heading())
-            for entry in entries:
-                click.echo(as_columns(entry))
+            for page in pages_of_entries(runtime.database):
+                click.echo("\n".join(as_columns(entry) for entry in page))
 
 
 @acl.command("import")

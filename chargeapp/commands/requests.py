@@ -7,10 +7,11 @@ import click
 
 from chargeapp.commands.opened import opened_runtime
 from chargeapp.commands.parameters import Moment, StationId
-from chargeapp.domain.charging_session import TERMINAL_STATES, State
+from chargeapp.domain.charging_session import State
 from chargeapp.errors import ChargeappError
 
-ENDED = sorted(TERMINAL_STATES)
+STATES = [state.value for state in State]
+ENDED = [state.value for state in State if state.terminal]
 
 station = click.option("--station", type=StationId(), help="Only of this station.")
 
@@ -36,7 +37,7 @@ def requests() -> None:
 
 
 @requests.command("list")
-@click.option("--state", type=click.Choice([*State]), help="Only in this state.")
+@click.option("--state", type=click.Choice(STATES), help="Only in this state.")
 @station
 @click.option("--before", metavar="ID", help="Only older than this request: the next page.")
 @click.option("--limit", type=click.IntRange(1, 1000), default=50, show_default=True, help="At most so many.")

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import suppress
 
+from chargeapp import failpoints
 from chargeapp.outbound.deadline import Deadline
 from chargeapp.outbound.metered_response import MeteredResponse
 from chargeapp.outbound.name_lookups import Endpoint, NameLookups
@@ -39,6 +40,7 @@ class PinnedConnection(http.client.HTTPConnection):
         # The other side may have answered and closed without reading all of it; what it said counts.
         with suppress(BrokenPipeError, ConnectionResetError):
             self.request("POST", target.path_and_query, body, {"Host": target.host_header, **headers})
+            failpoints.reach("call.sent")
         response = self.getresponse()
         assert isinstance(response, MeteredResponse)
         return response

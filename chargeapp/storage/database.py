@@ -11,7 +11,7 @@ from typing import Any
 
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import MisconfiguredError, TemporaryFailure
@@ -60,8 +60,8 @@ class Database:
         try:
             with self._gate.hold(), Session(self.engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except OperationalError as error:
-            raise DatabaseUnavailable(f"The database cannot commit just now: {error.orig}") from error
+        except DatabaseError as error:
+            raise _unavailable(error, "The database cannot commit just now") from error
 
     @contextmanager
     def reading(self) -> Iterator[Session]:
@@ -69,8 +69,8 @@ class Database:
         try:
             with Session(self._readers, expire_on_commit=False) as session:
                 yield session
-        except OperationalError as error:
-            raise DatabaseUnavailable(f"The database cannot be read just now: {error.orig}") from error
+        except DatabaseError as error:
+            raise _unavailable(error, "The database cannot be read just now") from error
 
     def checkpoint(self) -> None:
         """Move the log into the database as far as that disturbs nobody; the relay does it, not a request."""
@@ -126,6 +126,13 @@ class FairGate:
                 raise DatabaseUnavailable(f"{self._path} cannot be opened: {error.strerror}") from error
             self._owner = os.getpid()
         return self._file
+
+
+def _unavailable(error: DatabaseError, what: str) -> Exception:
+    """Locked, full, read-only or damaged is the database's trouble; everything else is a fault of ours."""
+    if isinstance(error, IntegrityError | ProgrammingError | DataError):
+        return error
+    return DatabaseUnavailable(f"{what}: {error.orig}")
 
 
 def _create_engine(path: str) -> Engine:

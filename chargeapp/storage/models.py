@@ -54,6 +54,12 @@ class SessionRequest(Base):
             sqlite_where=text("ended_at IS NULL"),
             postgresql_where=text("ended_at IS NULL"),
         ),
+        Index(
+            "ix_requests_readable_token",
+            "ended_at",
+            sqlite_where=text("token_sealed IS NOT NULL AND ended_at IS NOT NULL"),
+            postgresql_where=text("token_sealed IS NOT NULL AND ended_at IS NOT NULL"),
+        ),
         Index("ix_requests_station", "station_id", "id"),
         Index("ix_requests_state", "state", "id"),
         Index("ix_requests_token", "token_hash"),

@@ -6,6 +6,7 @@ Nobody is answered before the commit, and a lone request is committed at once.
 import threading
 from dataclasses import dataclass
 
+from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.runtime import Runtime
@@ -54,6 +55,8 @@ class Intake:
                         now=utcnow(),
                     )
                 ]
+                failpoints.reach("api.before_commit")
+            failpoints.reach("api.after_commit")
         except Exception as error:
             answers = [error] * len(together)
         with self._changed:

@@ -34,7 +34,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
 
 
 def database_directory(settings: Settings) -> Path:
-    """Where the database is or will be; the data directory if DATABASE_URL does not tell, which is checked elsewhere."""
+    """Where the database is or will be; the data directory if DATABASE_URL does not tell."""
     try:
         path = make_url(settings.resolved_database_url).database
     except ArgumentError:

@@ -43,6 +43,12 @@ def upgrade() -> None:
     )
     _index("ix_requests_undecided", "charging_session_requests", ["decide_by"], where="decided_at IS NULL")
     _index("ix_requests_unended", "charging_session_requests", ["expires_at"], where="ended_at IS NULL")
+    _index(
+        "ix_requests_readable_token",
+        "charging_session_requests",
+        ["ended_at"],
+        where="token_sealed IS NOT NULL AND ended_at IS NOT NULL",
+    )
     _index("ix_requests_station", "charging_session_requests", ["station_id", "id"])
     _index("ix_requests_state", "charging_session_requests", ["state", "id"])
     _index("ix_requests_token", "charging_session_requests", ["token_hash"])

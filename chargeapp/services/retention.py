@@ -1,0 +1,109 @@
+"""Forgetting in time: driver tokens first, whole requests later. In small bites, so that nobody waits for it."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
+from sqlalchemy.orm import Session
+
+from chargeapp.domain.charging_session import new_request_id
+from chargeapp.storage.dialects import upsert
+from chargeapp.storage.idempotency import REMEMBERED
+from chargeapp.storage.models import IdempotencyKey, SessionRequest, Tally
+
+# Minutes are kept apart for this long, for charts; what is older is summed up in one.
+MINUTES_KEPT = timedelta(hours=48)
+SUMMED_UP_AT = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Retention:
+    requests: timedelta
+    driver_tokens: timedelta
+
+
+@dataclass(frozen=True)
+class Forgotten:
+    requests: int = 0
+    driver_tokens: int = 0
+    idempotency_keys: int = 0
+
+    def __add__(self, other: "Forgotten") -> "Forgotten":
+        return Forgotten(
+            self.requests + other.requests,
+            self.driver_tokens + other.driver_tokens,
+            self.idempotency_keys + other.idempotency_keys,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.requests or self.driver_tokens or self.idempotency_keys)
+
+
+def forget(session: Session, retention: Retention, now: datetime, limit: int = 500) -> Forgotten:
+    """One bite of at most `limit` rows of each kind; an empty answer means that nothing is left to forget."""
+    return Forgotten(
+        requests=_purge_requests(session, now - retention.requests, limit),
+        driver_tokens=_erase_driver_tokens(session, now - retention.driver_tokens, limit),
+        idempotency_keys=_purge_idempotency_keys(session, now - REMEMBERED, limit),
+    )
+
+
+def sum_up_old_minutes(session: Session, now: datetime) -> None:
+    """Keeps the totals right and their reading quick, however long the system runs."""
+    old = (Tally.minute < now - MINUTES_KEPT) & (Tally.minute > SUMMED_UP_AT)
+    sums = session.execute(
+        select(Tally.name, func.sum(Tally.count).label("times"), func.sum(Tally.millis).label("millis"))
+        .where(old)
+        .group_by(Tally.name)
+    ).all()
+    if sums:
+        session.connection().execute(
+            upsert(session, Tally, ("name", "minute"), added=("count", "millis")),
+            [
+                {"name": row.name, "minute": SUMMED_UP_AT, "count": int(row.times), "millis": int(row.millis)}
+                for row in sums
+            ],
+        )
+        session.execute(delete(Tally).where(old))
+
+
+def count_purgeable(session: Session, retention: Retention, now: datetime) -> int:
+    """Requests that `forget` would remove, all bites together."""
+    ended = _ended_before(now - retention.requests)
+    return session.scalar(select(func.count()).select_from(SessionRequest).where(ended)) or 0
+
+
+def _purge_requests(session: Session, ended_before: datetime, limit: int) -> int:
+    oldest = session.scalars(
+        select(SessionRequest.id).where(_ended_before(ended_before)).order_by(SessionRequest.id).limit(limit)
+    ).all()
+    if oldest:
+        # Outbox rows and events go with their request.
+        session.execute(delete(SessionRequest).where(SessionRequest.id.in_(oldest)))
+    return len(oldest)
+
+
+def _ended_before(moment: datetime) -> ColumnElement[bool]:
+    # Ids begin with the time of acceptance, so the primary key finds the old ones without an index of their own.
+    return and_(SessionRequest.id < new_request_id(moment)[:16], SessionRequest.ended_at < moment)
+
+
+def _erase_driver_tokens(session: Session, ended_before: datetime, limit: int) -> int:
+    readable = session.scalars(
+        select(SessionRequest.id)
+        .where(SessionRequest.token_sealed.is_not(None), SessionRequest.ended_at < ended_before)
+        .limit(limit)
+    ).all()
+    if readable:
+        session.execute(update(SessionRequest).where(SessionRequest.id.in_(readable)).values(token_sealed=None))
+    return len(readable)
+
+
+def _purge_idempotency_keys(session: Session, created_before: datetime, limit: int) -> int:
+    old = session.execute(
+        select(IdempotencyKey.caller, IdempotencyKey.key).where(IdempotencyKey.created_at < created_before).limit(limit)
+    ).all()
+    if old:
+        both = tuple_(IdempotencyKey.caller, IdempotencyKey.key)
+        session.execute(delete(IdempotencyKey).where(both.in_([tuple(row) for row in old])))
+    return len(old)
