@@ -18,6 +18,7 @@ from chargeapp.storage.outbox import Ticket
 class Authorization:
     stage = AUTHORIZATION
     next_stage = CALLBACKS
+    gather_seconds = 0.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._vault = runtime.vault

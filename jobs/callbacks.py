@@ -16,6 +16,7 @@ from chargeapp.storage.outbox import Ticket
 class Callbacks:
     stage = CALLBACKS
     next_stage = DELIVERY_EVENTS
+    gather_seconds = 0.0
 
     def __init__(self, runtime: Runtime) -> None:
         self._vault = runtime.vault

@@ -91,6 +91,8 @@ class Consumer(Generic[Task, Result]):
                     renewed = now
                     self._renew()
                 rung = bell.wait(0 if self._more_due and not closing else LOOK_SECONDS)
+                if rung and not closing:
+                    time.sleep(self._work.gather_seconds)
                 self._collect()
                 room = 0 if closing else self._room()
                 if self._results or self._failures or (room and (rung or self._more_due or self._any_due())):

@@ -16,6 +16,8 @@ class DeliveryEvents:
 
     stage = DELIVERY_EVENTS
     next_stage = None
+    # The caller has been told already: nobody waits for this stage, so its rows may share transactions.
+    gather_seconds = 0.1
 
     def __init__(self, runtime: Runtime) -> None:
         self._policy = runtime.retry_policy

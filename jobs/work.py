@@ -18,6 +18,8 @@ class Work(Protocol[Task, Result]):
 
     stage: Stage
     next_stage: Stage | None
+    gather_seconds: float
+    """How long a row may wait for others to share its transaction."""
 
     def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Task]:
         """What is to be done for rows that were just claimed; a row not worth doing is settled here."""

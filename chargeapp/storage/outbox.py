@@ -79,21 +79,23 @@ def claim_due(
     """Take up to `limit` due rows, the longest due first; nobody else sees them until the lease ends.
 
     `taken` means that the claimer is a job, which begins with the rows at once: it also gets rows that wait for
-    another job, whose tickets thereby lapse. Rows due later than `due_before` and rows whose destination is in
-    `not_to` are left alone.
+    another job, whose tickets thereby lapse. Rows due later than `due_before` are left alone, and by a job those
+    whose destination is in `not_to`.
     """
     found = statements(outbox)
-    claimed = session.connection().execute(
-        found.claim_and_take if taken else found.claim,
-        {
-            "now": now,
-            "due_before": due_before or now,
-            "limit": limit,
-            "not_to": list(not_to),
-            "lease": now + timedelta(seconds=LEASE_SECONDS),
-            "job": job_id,
-        },
-    )
+    look = {
+        "now": now,
+        "due_before": due_before or now,
+        "limit": limit,
+        "lease": now + timedelta(seconds=LEASE_SECONDS),
+        "job": job_id,
+    }
+    if not taken:
+        claimed = session.connection().execute(found.claim, look)
+    elif not_to:
+        claimed = session.connection().execute(found.claim_and_take_elsewhere, {**look, "not_to": list(not_to)})
+    else:
+        claimed = session.connection().execute(found.claim_and_take, look)
     return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed.all(), key=lambda each: (each.due_at, each.id))]
 
 
@@ -104,9 +106,9 @@ def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now
 
 
 def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[Ticket]:
-    """Begin with the rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
+    """Begin with due rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
-    found = session.connection().execute(statements(outbox).untaken, {"ids": list(wanted)})
+    found = session.connection().execute(statements(outbox).untaken, {"ids": list(wanted), "now": now})
     own = [Ticket(row.id, row.enqueue_seq) for row in found if wanted[row.id] == row.enqueue_seq]
     if own:
         lease = now + timedelta(seconds=LEASE_SECONDS)
@@ -151,13 +153,14 @@ def renew(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket]
     """Keep rows leased while their job is still at work on them."""
     if tickets:
         lease = now + timedelta(seconds=LEASE_SECONDS)
-        session.connection().execute(statements(outbox).renew, {"ids": _ids(tickets), "lease": lease})
+        session.connection().execute(statements(outbox).renew, [{**held, "lease": lease} for held in _held(tickets)])
 
 
 def release(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], due_at: datetime) -> None:
     """Give rows back unchanged; whoever comes first may claim them from `due_at` on."""
     if tickets:
-        session.connection().execute(statements(outbox).release, {"ids": _ids(tickets), "until": due_at})
+        rows = [{**held, "until": due_at} for held in _held(tickets)]
+        session.connection().execute(statements(outbox).release, rows)
 
 
 def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[str]) -> int:
@@ -178,7 +181,13 @@ def next_retry_at(session: Session, outbox: type[OutboxRow], job_id: str) -> dat
 
 def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, now: datetime) -> None:
     """Keep a row that cannot be processed for investigation; nothing takes it again until it is replayed."""
-    session.connection().execute(statements(outbox).bury, {"row": ticket.row_id, "now": now, "error": error})
+    session.connection().execute(
+        statements(outbox).bury, {"row": ticket.row_id, "seq": ticket.seq, "now": now, "error": error}
+    )
+
+
+def _held(tickets: Iterable[Ticket]) -> list[dict[str, int]]:
+    return [{"row": ticket.row_id, "seq": ticket.seq} for ticket in tickets]
 
 
 def _ids(tickets: Iterable[Ticket]) -> list[int]:

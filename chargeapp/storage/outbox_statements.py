@@ -18,6 +18,7 @@ class Statements:
     insert: Executable
     claim: Executable
     claim_and_take: Executable
+    claim_and_take_elsewhere: Executable
     any_due: Executable
     untaken: Executable
     take: Executable
@@ -43,12 +44,15 @@ def statements(outbox: type[OutboxRow]) -> Statements:
     now, lease = bindparam("now", type_=row.due_at.type), bindparam("lease", type_=row.due_at.type)
     until = bindparam("until", type_=row.due_at.type)
     free = or_(row.lease_until.is_(None), row.lease_until <= now)
+    unbegun = or_(free, row.taken_at.is_(None))
     due = and_(open_, row.due_at <= bindparam("due_before", type_=row.due_at.type))
+    # Without the number, a late job would change a row that another one is at work on.
+    held = and_(row.id == bindparam("row"), row.enqueue_seq == bindparam("seq"), open_)
 
-    def claim(condition: Any, taken_at: Any) -> Executable:
+    def claim(taken_at: Any, *conditions: Any) -> Executable:
         chosen = (
             select(row.id)
-            .where(due, condition, row.destination.not_in(bindparam("not_to", expanding=True)))
+            .where(due, *conditions)
             .order_by(row.due_at)
             .limit(bindparam("limit"))
             .with_for_update(skip_locked=True)  # left out on SQLite, where there is one writer at a time
@@ -62,10 +66,15 @@ def statements(outbox: type[OutboxRow]) -> Statements:
 
     return Statements(
         insert=insert(table),
-        claim=claim(free, None),
-        claim_and_take=claim(or_(free, row.taken_at.is_(None)), now),
+        claim=claim(None, free),
+        claim_and_take=claim(now, unbegun),
+        claim_and_take_elsewhere=claim(now, unbegun, row.destination.not_in(bindparam("not_to", expanding=True))),
         any_due=select(row.id).where(due, free).limit(1),
-        untaken=select(row.id, row.enqueue_seq).where(ids, untaken).order_by(row.id).with_for_update(),
+        # A job that comes back for one retry leaves those alone whose pause is not over.
+        untaken=select(row.id, row.enqueue_seq)
+        .where(ids, untaken, row.due_at <= now)
+        .order_by(row.id)
+        .with_for_update(),
         take=update(table).where(ids).values(taken_at=now, lease_until=lease),
         own=select(row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
         .where(ids, open_)
@@ -80,14 +89,12 @@ def statements(outbox: type[OutboxRow]) -> Statements:
             taken_at=None,
             last_error=bindparam("error"),
         ),
-        renew=update(table).where(ids).values(lease_until=lease),
-        release=update(table).where(ids).values(lease_until=None, taken_at=None, job_id=None, due_at=until),
+        renew=update(table).where(held).values(lease_until=lease),
+        release=update(table).where(held).values(lease_until=None, taken_at=None, job_id=None, due_at=until),
         release_lost=update(table)
         .where(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
         .values(lease_until=None, job_id=None),
         jobs_in_queue=select(row.job_id).distinct().where(untaken, row.job_id.is_not(None), row.lease_until <= lease),
         next_retry=select(row.due_at).where(row.job_id == bindparam("job"), untaken).order_by(row.due_at).limit(1),
-        bury=update(table)
-        .where(row.id == bindparam("row"))
-        .values(dead_at=now, lease_until=None, last_error=bindparam("error")),
+        bury=update(table).where(held).values(dead_at=now, lease_until=None, last_error=bindparam("error")),
     )
