@@ -33,6 +33,15 @@ class Runtime:
         self.settings = settings
         failpoints.look_in(settings.chargeapp_data_dir / "failpoints")
 
+    def verify(self) -> "Runtime":
+        """Says at the start what would fail at the first request; raises MisconfiguredError. Connects to nothing."""
+        _ = self.database, self.vault, self.signer
+        return self
+
+    @cached_property
+    def signer(self) -> Signer:
+        return Signer(self.secrets.webhook_secret)
+
     @cached_property
     def database(self) -> Database:
         return Database(self.settings.resolved_database_url)
@@ -111,6 +120,6 @@ class Runtime:
     def callback_endpoint(self) -> CallbackEndpoint:
         return CallbackEndpoint(
             HttpClient(self.address_policy, pool_size=self.settings.queue_consumer_threads),
-            Signer(self.secrets.webhook_secret),
+            self.signer,
             self.settings.callback_timeout_seconds,
         )

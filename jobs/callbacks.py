@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
+from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.pipeline import CALLBACKS, DELIVERY_EVENTS
 from chargeapp.runtime import Runtime
 from chargeapp.services.callback_deliveries import Attempt, Callback, record_attempts, take_callbacks
@@ -37,6 +38,8 @@ class Callbacks:
 
     def perform(self, task: Callback) -> Attempt:
         now = utcnow()
+        if now >= task.expires_at:
+            return Attempt(task, Reply(Outcome.EXPIRED, millis=0), now)
         token = self._vault.open(task.token_sealed)
         failpoints.reach("callback.before_send")
         reply = self._endpoint.send(task.url, task.request_id, task.body(token), now)

@@ -29,8 +29,10 @@ log = get_logger()
 
 # After this long without a row the job ends; the next row starts another.
 LINGER_SECONDS = 1.0
-# After this long it takes no more in any case, so that RQ sees its worker alive.
-LONGEST_SECONDS = 30.0
+# After this long it ends as soon as nothing is under way, so that RQ can do its housekeeping; a while later it takes
+# no more in any case. Ending means to wait for the slowest call, so it is rare.
+LONG_SECONDS = 120.0
+LONGEST_SECONDS = 300.0
 # A call that hangs when its process has to stop is left to its lease.
 STOP_SECONDS = 15.0
 LOOK_SECONDS = 0.1
@@ -83,7 +85,7 @@ class Consumer(Generic[Task, Result]):
                 closing = self._stopping() or now - began > LONGEST_SECONDS
                 if self._open_rows():
                     last_row = last_row if self._stopping() else now
-                elif closing or now - last_row > LINGER_SECONDS:
+                elif closing or now - last_row > LINGER_SECONDS or now - began > LONG_SECONDS:
                     break
                 if now - last_row > STOP_SECONDS:
                     break
@@ -121,6 +123,7 @@ class Consumer(Generic[Task, Result]):
             # Results stay here until they can be recorded: their calls must not be made twice.
             log.warning("Database is busy, trying again", action="job_hindered", error=str(error))
             time.sleep(LOOK_SECONDS)
+            self._more_due = True
             return
         except BaseTimeoutException:
             raise
@@ -228,8 +231,7 @@ class Consumer(Generic[Task, Result]):
     def _any_due(self) -> bool:
         try:
             with self._database.reading() as session:
-                now = utcnow()
-                return outbox.any_due(session, self._outbox, now, now)
+                return outbox.any_to_take(session, self._outbox, utcnow())
         except DatabaseUnavailable:
             return False
 

@@ -78,9 +78,11 @@ class StageWorker(SimpleWorker):
         )
         retry_at = consumer.run(tickets)
         self._wake(self._stage)
-        if retry_at is None or retry_at <= (now := utcnow()):
+        if retry_at is None:
             return None
-        return Retry(max=RETRIES_PER_JOB, interval=[math.ceil((retry_at - now).total_seconds())])
+        # RQ counts whole seconds, and 0 would mean at once.
+        pause = math.ceil((retry_at - utcnow()).total_seconds())
+        return Retry(max=RETRIES_PER_JOB, interval=[max(1, pause)])
 
     def _hand_over(self) -> None:
         if self._work_of_stage.next_stage:

@@ -27,6 +27,7 @@ def web() -> None:
 
     settings = load_settings()
     configure_logging(settings, "web")
+    Runtime(settings).verify()
     run_web(settings)
 
 
@@ -43,7 +44,7 @@ def relay(once: bool, as_json: bool) -> None:
     """
     settings = load_settings()
     configure_logging(settings, "relay")
-    runtime = Runtime(settings)
+    runtime = Runtime(settings).verify()
     if once:
         done = runtime.relay.once()
         click.echo(json.dumps(asdict(done)) if as_json else in_words(done))
@@ -65,7 +66,7 @@ def worker(queue: str) -> None:
 
     settings = load_settings()
     configure_logging(settings, f"worker {queue}")
-    run_worker(Runtime(settings), next(stage for stage in STAGES if stage.queue == queue))
+    run_worker(Runtime(settings).verify(), next(stage for stage in STAGES if stage.queue == queue))
 
 
 def run_relay(runtime: Runtime) -> None:

@@ -47,6 +47,7 @@ class Redelivery:
                     page = page_of_requests(
                         session, state=state, station_id=station_id, before=before, limit=REQUESTS_PER_TRANSACTION
                     )
+                    before = page[-1].id if page else None
                     wanted = [request for request in page if since is None or request.accepted_at >= since]
                     self._send_again(session, wanted)
                 self._wake_callbacks()
@@ -54,7 +55,6 @@ class Redelivery:
                 # Ids begin with the time, so whatever follows is older still.
                 if len(wanted) < REQUESTS_PER_TRANSACTION:
                     return
-                before = page[-1].id
 
     def _send_again(self, session: Session, requests: Sequence[SessionRequest]) -> None:
         for request in requests:

@@ -84,7 +84,7 @@ def worker_process(settings: Settings, stage: Stage) -> Callable[[], None]:
 
 def prepare(settings: Settings, *, demo: bool) -> str:
     """Tables, secrets and demo drivers; leaves no connection open, because the children are forked from here."""
-    runtime = Runtime(settings)
+    runtime = Runtime(settings).verify()
     schema.upgrade(runtime.database)
     if demo:
         now = utcnow()

@@ -8,6 +8,7 @@ class Outcome(StrEnum):
     DELIVERED = "delivered"
     RETRY = "retry"
     FINAL = "final"
+    EXPIRED = "expired"
 
 
 @dataclass(frozen=True)

@@ -77,9 +77,11 @@ def record_attempts(session: Session, attempts: Sequence[Attempt], policy: Retry
         return
     rows = outbox.own_rows(session, AuthorizationDecisionCallbackOutbox, [each.callback.ticket for each in attempts])
     own = [(each, rows[each.callback.ticket.row_id]) for each in attempts if each.callback.ticket.row_id in rows]
+    expired = [row for each, row in own if each.reply.outcome is Outcome.EXPIRED]
+    own = [(each, row) for each, row in own if each.reply.outcome is not Outcome.EXPIRED]
     late = [each for each in attempts if each.callback.ticket.row_id not in rows]
-    settled: list[int] = []
-    drafts: list[Draft] = []
+    settled = [row.row_id for row in expired]
+    drafts = [_failed(row, Reason.EXPIRED, final=True, error=None, now=now) for row in expired]
     counter = tallies.Counter()
     for each, row in own:
         counter.time("callback", each.reply.millis)

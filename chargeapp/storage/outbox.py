@@ -105,6 +105,12 @@ def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now
     return session.connection().execute(statements(outbox).any_due, look).first() is not None
 
 
+def any_to_take(session: Session, outbox: type[OutboxRow], now: datetime) -> bool:
+    """The same look for a job, which may take rows that wait for another."""
+    look = {"now": now, "due_before": now}
+    return session.connection().execute(statements(outbox).any_to_take, look).first() is not None
+
+
 def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[Ticket]:
     """Begin with due rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}

@@ -20,6 +20,7 @@ class Statements:
     claim_and_take: Executable
     claim_and_take_elsewhere: Executable
     any_due: Executable
+    any_to_take: Executable
     untaken: Executable
     take: Executable
     own: Executable
@@ -70,6 +71,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
         claim_and_take=claim(now, unbegun),
         claim_and_take_elsewhere=claim(now, unbegun, row.destination.not_in(bindparam("not_to", expanding=True))),
         any_due=select(row.id).where(due, free).limit(1),
+        any_to_take=select(row.id).where(due, unbegun).limit(1),
         # A job that comes back for one retry leaves those alone whose pause is not over.
         untaken=select(row.id, row.enqueue_seq)
         .where(ids, untaken, row.due_at <= now)

@@ -16,7 +16,7 @@ from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.message import pack
 
 # Twice the longest a job goes on; only a job that hangs is ended by it.
-JOB_TIMEOUT_SECONDS = 180
+JOB_TIMEOUT_SECONDS = 600
 FAILED_JOB_KEPT_SECONDS = 3600
 
 

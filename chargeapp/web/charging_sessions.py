@@ -1,6 +1,5 @@
 """The callers' API: request a charging session, look at it, have its callback sent again."""
 
-import hashlib
 import json
 from typing import Any
 
@@ -50,7 +49,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             ttl_seconds=fields["ttl_seconds"] or settings.request_ttl_seconds,
             decide_within_seconds=settings.authorization_timeout_seconds,
             idempotency_key=idempotency_key(),
-            body_hash=fingerprint(fields),
+            body_hash=runtime.vault.hash(fingerprint(fields)),
         )
         taken = intake.store(new)
         response = jsonify(
@@ -118,8 +117,8 @@ def idempotency_key() -> str | None:
 
 
 def fingerprint(fields: dict[str, Any]) -> str:
-    """The same for the same request, however its JSON was written."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
+    """The same for the same request, however its JSON was written. Contains the driver token: to be hashed."""
+    return json.dumps(fields, sort_keys=True)
 
 
 def summary(each: SessionRequest) -> dict[str, Any]:

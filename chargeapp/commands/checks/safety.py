@@ -7,8 +7,9 @@ from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError
 from chargeapp.runtime import Runtime
+from chargeapp.security.driver_tokens import TokenVault, new_key
 from chargeapp.security.secrets_file import FILE_NAME
-from chargeapp.security.signatures import Signer
+from chargeapp.security.signatures import Signer, new_secret
 
 
 def check_safety(runtime: Runtime) -> Iterator[Finding]:
@@ -30,12 +31,11 @@ def secrets(runtime: Runtime) -> Finding:
     settings = runtime.settings
     file = settings.chargeapp_data_dir / FILE_NAME
     configured = bool(settings.webhook_secret and settings.driver_token_keys and settings.driver_token_hash_key)
-    if not configured and not settings.production and not file.exists():
-        return ok("secrets", f"not set; {file} is made at the first start")
+    to_be_made = not configured and not settings.production and not file.exists()
     try:
         # Made only to see that they can be used.
-        Signer(runtime.secrets.webhook_secret)
-        runtime.vault.hash("")
+        Signer(settings.webhook_secret or new_secret() if to_be_made else runtime.secrets.webhook_secret)
+        TokenVault(settings.driver_token_keys or [new_key()] if to_be_made else runtime.secrets.driver_token_keys, "")
     except MisconfiguredError as error:
         found, _, advice = str(error).partition(". ")
         return fail("secrets", found, advice or "chargeapp secrets generate prints good ones")
@@ -43,6 +43,8 @@ def secrets(runtime: Runtime) -> Finding:
         return fail("secrets", f"{file} has no {error}", "add it from: chargeapp secrets generate")
     if configured:
         return ok("secrets", "set")
+    if to_be_made:
+        return ok("secrets", f"not all set; {file} is made at the first start")
     mode = stat.S_IMODE(file.stat().st_mode)
     if mode & 0o077:
         return fail("secrets", f"{file} is open to other users ({mode:o})", f"chmod 600 {file}")
