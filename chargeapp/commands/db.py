@@ -4,8 +4,8 @@ import json
 
 import click
 
+from chargeapp.commands.opened import closing_runtime
 from chargeapp.config import load_settings
-from chargeapp.runtime import Runtime
 from chargeapp.storage import schema
 
 
@@ -22,16 +22,23 @@ def upgrade() -> None:
     Example:
       chargeapp db upgrade
     """
-    runtime = Runtime(load_settings())
-    schema.upgrade(runtime.database)
-    click.echo(f"The database is up to date ({schema.status(runtime.database).current}).")
+    with closing_runtime(load_settings()) as runtime:
+        schema.upgrade(runtime.database)
+        current = schema.status(runtime.database).current
+    click.echo(f"The database is up to date ({current}).")
 
 
 @db.command()
 @click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def status(as_json: bool) -> None:
-    """Tell which version the tables have; exits with 1 if they are behind."""
-    found = schema.status(Runtime(load_settings()).database)
+    """Tell which version the tables have; exits with 1 if they are behind.
+
+    \b
+    Example:
+      chargeapp db status --json
+    """
+    with closing_runtime(load_settings()) as runtime:
+        found = schema.status(runtime.database)
     if as_json:
         click.echo(json.dumps({"current": found.current, "newest": found.newest, "upToDate": found.up_to_date}))
     elif found.up_to_date:

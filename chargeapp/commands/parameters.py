@@ -1,6 +1,7 @@
 """Arguments that several commands understand alike."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import click
@@ -32,12 +33,23 @@ class Moment(click.ParamType[datetime]):
     name = "iso"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        if isinstance(value, datetime):
-            return value
         try:
             return parse_moment(value)
         except ValueError:
             self.fail("must be a date or time such as 2026-01-31 or 2026-01-31T08:00:00+01:00", param, ctx)
+
+
+class Duration(click.ParamType[timedelta]):
+    """A whole number of seconds, minutes, hours or days: 90s, 15m, 24h, 7d; or 0."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        found = re.fullmatch(r"([0-9]{1,6})([smhd])|0", value, re.ASCII)
+        if not found:
+            self.fail("must be such as 90s, 15m, 24h, 7d or 0", param, ctx)
+        units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
+        return timedelta(**{units[found[2]]: int(found[1])}) if found[2] else timedelta()
 
 
 def parse_moment(text: str) -> datetime:

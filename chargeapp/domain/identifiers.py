@@ -15,5 +15,9 @@ def canonical_station_id(text: str) -> str:
     return str(uuid.UUID(text))
 
 
+def driver_token_pattern(min_length: int) -> str:
+    return rf"[A-Za-z0-9\-._~]{{{min_length},{DRIVER_TOKEN_MAX_LENGTH}}}\Z"
+
+
 def is_driver_token(text: str, min_length: int) -> bool:
-    return re.fullmatch(rf"[A-Za-z0-9\-._~]{{{min_length},{DRIVER_TOKEN_MAX_LENGTH}}}", text) is not None
+    return re.match(driver_token_pattern(min_length), text) is not None

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.dialects import upsert
@@ -60,11 +60,7 @@ def remove_entry(session: Session, token_hash: str, station_id: str) -> bool:
 def list_entries(session: Session, limit: int, after: tuple[str, str] | None = None) -> list[AccessListEntry]:
     statement = select(AccessListEntry).order_by(AccessListEntry.token_hash, AccessListEntry.station_id).limit(limit)
     if after:
-        token_hash, station_id = after
-        statement = statement.where(
-            (AccessListEntry.token_hash > token_hash)
-            | ((AccessListEntry.token_hash == token_hash) & (AccessListEntry.station_id > station_id))
-        )
+        statement = statement.where(tuple_(AccessListEntry.token_hash, AccessListEntry.station_id) > after)
     return list(session.scalars(statement))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import DatabaseError, DataError, IntegrityError, ProgrammingError
+from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import MisconfiguredError, TemporaryFailure
@@ -30,7 +30,10 @@ class Database:
     """One for each process; connects when first used, so it may be made before a fork but not used."""
 
     def __init__(self, url: str) -> None:
-        self.url = make_url(url)
+        try:
+            self.url = make_url(url)
+        except ArgumentError as error:
+            raise MisconfiguredError("DATABASE_URL: not a database URL, for example sqlite:////srv/c.db") from error
         if self.url.get_backend_name() != "sqlite":
             raise MisconfiguredError(
                 "DATABASE_URL: this release stores in SQLite only, for example sqlite:////srv/c.db"
@@ -84,6 +87,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._gate.close()
 
 
 class FairGate:
@@ -117,9 +121,15 @@ class FairGate:
         finally:
             self._threads.release()
 
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            os.close(file)
+
     def _open(self) -> int:
         # A lock taken through a descriptor inherited over a fork would be shared with the parent.
         if self._file is None or self._owner != os.getpid():
+            self.close()
             try:
                 self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             except OSError as error:

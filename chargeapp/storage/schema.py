@@ -26,6 +26,8 @@ class SchemaStatus:
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """One transaction; several processes may try at once, the later ones find nothing to do."""
+    # SQLite gives its log the mode of the database, and would make it readable for everybody.
+    database.path.touch(mode=0o600)
     with database.writing() as session:
         command.upgrade(_config(session.connection()), revision)
 
@@ -36,9 +38,13 @@ def downgrade(database: Database, revision: str) -> None:
 
 
 def status(database: Database) -> SchemaStatus:
+    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    # Connecting would make an empty file.
+    if not database.path.exists():
+        return SchemaStatus(None, newest)
     with database.reading() as session:
         current = MigrationContext.configure(session.connection()).get_current_revision()
-    return SchemaStatus(current, ScriptDirectory(str(MIGRATIONS)).get_current_head())
+    return SchemaStatus(current, newest)
 
 
 def _config(connection: Connection) -> Config:

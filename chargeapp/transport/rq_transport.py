@@ -10,7 +10,7 @@ from rq.job import Job
 from rq.scheduler import RQScheduler
 from rq.serializers import JSONSerializer
 
-from chargeapp.errors import TemporaryFailure
+from chargeapp.errors import MisconfiguredError, TemporaryFailure
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.message import pack
@@ -26,9 +26,12 @@ class BrokerUnavailable(TemporaryFailure):
 
 def connect(url: str) -> redis.Redis:
     """A client that never repeats a command by itself: one lost reply would enqueue a job twice."""
-    return redis.Redis.from_url(
-        url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2.0, socket_timeout=5.0, protocol=2
-    )
+    try:
+        return redis.Redis.from_url(
+            url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2.0, socket_timeout=5.0, protocol=2
+        )
+    except ValueError as error:
+        raise MisconfiguredError(f"REDIS_URL: {error}") from error
 
 
 class RqTransport:

@@ -4,6 +4,7 @@ from flask import Blueprint, Response, jsonify
 
 from chargeapp.clock import utcnow
 from chargeapp.domain.charging_session import Decision
+from chargeapp.domain.identifiers import canonical_station_id
 from chargeapp.outbound import access_list
 from chargeapp.runtime import Runtime
 from chargeapp.web.charging_sessions import json_object
@@ -20,7 +21,7 @@ def authorize(runtime: Runtime) -> Blueprint:
         asked = schema.load(json_object())
         if well_formed.validate(asked, partial=("callback_url",)):
             return jsonify(asked | {"status": Decision.INVALID})
-        station_id = asked["station_id"].lower()
+        station_id = canonical_station_id(asked["station_id"])
         with runtime.database.reading() as session:
             answer = access_list.decide(session, runtime.vault.hash(asked["driver_token"]), station_id, utcnow())
         return jsonify(asked | {"status": answer.decision})

@@ -1,9 +1,10 @@
 """What callers may send. Both spellings of a name are understood, but not both at once."""
 
-import uuid
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validate
+
+from chargeapp.domain.identifiers import DRIVER_TOKEN_MAX_LENGTH, canonical_station_id, driver_token_pattern
 
 SPELLINGS = {
     "station_id": "stationId",
@@ -11,7 +12,6 @@ SPELLINGS = {
     "callback_url": "callbackUrl",
     "ttl_seconds": "ttlSeconds",
 }
-TOKEN_MAX_LENGTH = 80
 
 
 class StationId(fields.String):
@@ -20,19 +20,10 @@ class StationId(fields.String):
     default_error_messages = {"uuid": "Invalid station_id format. Must be a valid UUID."}  # noqa: RUF012
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> str:
-        text = value if isinstance(value, str) else ""
         try:
-            # UUID() itself also takes braces, a urn: prefix and hyphens anywhere.
-            if len(text) not in (32, 36) or (
-                len(text) == 36 and [i for i, c in enumerate(text) if c == "-"] != HYPHENS
-            ):
-                raise ValueError
-            return str(uuid.UUID(text))
+            return canonical_station_id(value if isinstance(value, str) else "")
         except ValueError:
             raise self.make_error("uuid") from None
-
-
-HYPHENS = [8, 13, 18, 23]
 
 
 class SessionRequestSchema(Schema):
@@ -61,11 +52,11 @@ class SessionRequestSchema(Schema):
 
     def __init__(self, token_min_length: int) -> None:
         super().__init__()
-        pattern = rf"[A-Za-z0-9\-._~]{{{token_min_length},{TOKEN_MAX_LENGTH}}}\Z"
         message = (
-            f"Invalid driver_token format. Must be {token_min_length} to {TOKEN_MAX_LENGTH} characters"
+            f"Invalid driver_token format. Must be {token_min_length} to {DRIVER_TOKEN_MAX_LENGTH} characters"
             " out of A-Z a-z 0-9 - . _ ~"
         )
+        pattern = driver_token_pattern(token_min_length)
         self.fields["driver_token"].validators = [validate.Regexp(pattern, error=message)]
 
     @pre_load
