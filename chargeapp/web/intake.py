@@ -11,6 +11,9 @@ from chargeapp.clock import utcnow
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.runtime import Runtime
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
+from chargeapp.storage.database import DatabaseUnavailable
+
+PATIENCE_SECONDS = 5.0
 
 
 @dataclass(eq=False)
@@ -31,8 +34,12 @@ class Intake:
         mine = Waiting(new)
         with self._changed:
             self._waiting.append(mine)
-            while self._committing and mine.answer is None:
-                self._changed.wait()
+            self._changed.wait_for(lambda: mine.answer is not None or not self._committing, PATIENCE_SECONDS)
+            if mine.answer is None and self._committing and mine in self._waiting:
+                self._waiting.remove(mine)
+                raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
+            # Somebody commits it just now: whether that succeeds is the answer, however long it takes.
+            self._changed.wait_for(lambda: mine.answer is not None or not self._committing)
             if mine.answer is None:
                 self._committing = True
                 together, self._waiting = self._waiting, []
