@@ -30,7 +30,8 @@ JOBS_IN_QUEUE = 2
 TICK_SECONDS = 0.25
 RECOVERY_SECONDS = 5.0
 FORGET_SECONDS = 60.0
-# Of 500 rows each; the rest is for the next time.
+# One transaction of the relay changes no more than this, so that nobody waits for it.
+ROWS_A_BITE = 500
 BITES = 20
 # A job that goes on taking rows of a queue gets this much of a head start on them.
 PATIENCE = timedelta(seconds=0.5)
@@ -67,13 +68,14 @@ class Relay:
     def once(self) -> Pass:
         """Everything there is to do now, as cron calls it."""
         done = Pass()
+        # What needs no Redis comes first: it has to be done even while Redis is away.
         self.watch_deadlines(done)
+        self.forget()
+        self._database.checkpoint()
         self.recover(done)
         self._transport.enqueue_scheduled()
         for stage in STAGES:
             done.published[stage.queue] = self.publish_due(stage)
-        self.forget()
-        self._database.checkpoint()
         return done
 
     def run(self, stopping: Callable[[], bool]) -> None:
@@ -140,12 +142,17 @@ class Relay:
 
     def watch_deadlines(self, done: Pass) -> None:
         """No silence: decide what nobody decided in time, end what nobody ended. Needs no Redis."""
-        now = utcnow()
-        with self._database.writing() as session:
-            done.decided_by_deadline = decide_overdue(session, now, now - DECISION_GRACE)
-            done.expired = expire_overdue(session, now, now - self._expiry_grace)
-            heartbeats.beat(session, "relay", now)
-            heartbeats.forget_old(session, now)
+        while True:
+            now = utcnow()
+            with self._database.writing() as session:
+                decided = decide_overdue(session, now, now - DECISION_GRACE, ROWS_A_BITE)
+                expired = expire_overdue(session, now, now - self._expiry_grace, ROWS_A_BITE)
+                heartbeats.beat(session, "relay", now)
+                heartbeats.forget_old(session, now)
+            done.decided_by_deadline += decided
+            done.expired += expired
+            if max(decided, expired) < ROWS_A_BITE:
+                break
         if done.decided_by_deadline:
             log.warning("Decided by the deadline", action="decided_by_deadline", requests=done.decided_by_deadline)
         if done.expired:
@@ -163,7 +170,7 @@ class Relay:
         for _ in range(BITES):
             now = utcnow()
             with self._database.writing() as session:
-                bite = forget(session, self._retention, now)
+                bite = forget(session, self._retention, now, ROWS_A_BITE)
                 if not bite:
                     sum_up_old_minutes(session, now)
                     return total

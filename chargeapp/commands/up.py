@@ -1,12 +1,11 @@
 """`chargeapp up`: everything on this machine, from one warm process."""
 
 import dataclasses
+import http.client
 import ipaddress
 import json
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 
 import click
@@ -14,10 +13,10 @@ import click
 from chargeapp.clock import utcnow
 from chargeapp.commands.demo_receiver import run_demo_receiver
 from chargeapp.commands.gunicorn_server import run_web
-from chargeapp.commands.processes import run_relay
+from chargeapp.commands.processes import check_web_may_start, run_relay
 from chargeapp.commands.supervisor import Program, Supervisor
 from chargeapp.config import Settings, load_settings
-from chargeapp.errors import MisconfiguredError
+from chargeapp.errors import MisconfiguredError, TemporaryFailure
 from chargeapp.logs import configure_logging
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.runtime import Runtime
@@ -98,13 +97,15 @@ def prepare(settings: Settings, *, demo: bool) -> str:
                     ],
                     now,
                 )
+    check_web_may_start(runtime)
     runtime.database.close()
     return runtime.secrets.webhook_secret
 
 
 def check_port_is_free(host: str, port: int, name: str) -> None:
     """Said now in one line, instead of later by gunicorn in many."""
-    with socket.socket() as probe:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
@@ -118,7 +119,9 @@ def announce(settings: Settings, *, demo: bool) -> None:
     """Wait until a request would be accepted and worked on, then say what to do next."""
     base = f"http://{settings.host}:{settings.port}"
     deadline = time.monotonic() + READY_SECONDS
-    while time.monotonic() < deadline and not is_ready(base):
+    while not is_ready(settings.host, settings.port):
+        if time.monotonic() > deadline:
+            raise TemporaryFailure(f"{base} does not accept requests after {READY_SECONDS} s; the lines above say why")
         time.sleep(0.05)
     lines = [f"  API and console   {base}/"]
     if demo:
@@ -130,12 +133,16 @@ def announce(settings: Settings, *, demo: bool) -> None:
     print("\n".join(["", *lines]), flush=True)
 
 
-def is_ready(base: str) -> bool:
+def is_ready(host: str, port: int) -> bool:
+    """Whether the API answers at all; it listens only once it can."""
+    connection = http.client.HTTPConnection(host, port, timeout=2)
     try:
-        with urllib.request.urlopen(f"{base}/health", timeout=2) as answer:  # noqa: S310 - our own address
-            return bool(json.load(answer)["components"]["database"]["status"] == "UP")
-    except (OSError, ValueError, KeyError, urllib.error.URLError):
+        connection.request("GET", "/health/live")
+        return connection.getresponse().status < 500
+    except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
 
 
 def example_curl(settings: Settings) -> str:

@@ -23,7 +23,10 @@ class RetryPolicy:
     def next_attempt_at(
         self, attempts: int, now: datetime, expires_at: datetime, retry_after_seconds: float | None = None
     ) -> datetime | None:
-        """None once `attempts` (at least 1) used up the round, or if the request would have expired by then."""
+        """None once `attempts` (at least 1) used up the round, or if the request would have expired by then.
+
+        A destination that asks for a longer pause gets it; one longer than the request lives ends the round.
+        """
         if attempts > self.max_retries:
             return None
         delay = self.intervals[attempts - 1] * random.uniform(1, 1 + JITTER)

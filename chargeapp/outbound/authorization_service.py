@@ -47,14 +47,17 @@ class AuthorizationService:
                 reason = Reason.CIRCUIT_OPEN
                 break
             tries += 1
+            succeeded = False
             try:
                 decision, why = self._ask(body, left)
+                succeeded = True
             except (TemporaryFailure, PermanentFailure) as error:
-                self._record(succeeded=False)
                 timed_out = getattr(error, "reason", "") == "timeout"
                 reason = Reason.AUTHORIZATION_TIMEOUT if timed_out else Reason.AUTHORIZATION_ERROR
-            else:
-                self._record(succeeded=True)
+            finally:
+                # Whatever happened: a breaker that waits for the outcome of its probe stays open for ever.
+                self._record(succeeded=succeeded)
+            if succeeded:
                 return Answer(decision, why, SOURCE, tries, _millis_since(started))
             pause = FIRST_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(1, 1.5)
             if tries <= self._max_retries and time.monotonic() + pause < give_up_at:
@@ -75,7 +78,7 @@ class AuthorizationService:
             raise TemporaryFailure(f"The authorization service answered {answer.status}")
         try:
             loaded = self._schema.loads(answer.body.decode())
-        except (ValidationError, ValueError) as error:
+        except (ValidationError, ValueError, RecursionError) as error:
             raise TemporaryFailure("The authorization service answered nonsense") from error
         return loaded["status"], loaded["reason"]
 

@@ -8,10 +8,6 @@ MAX_HEAD_BYTES = 64 * 1024
 MAX_BODY_BYTES = 64 * 1024
 
 
-class NothingReceived(ConnectionResetError):  # noqa: N818 - says what is certain
-    """The connection ended before the first byte of an answer."""
-
-
 class HeadTooLong(http.client.HTTPException):
     """Status line and headers went on for more than MAX_HEAD_BYTES."""
 
@@ -50,12 +46,7 @@ class MeteredResponse(http.client.HTTPResponse):
         self.fp = io.BufferedReader(self._meter)
 
     def begin(self) -> None:
-        try:
-            super().begin()
-        except ConnectionError as error:
-            if self._meter.received == 0:
-                raise NothingReceived from error
-            raise
+        super().begin()
         if self.status < 200:
             # Only 100 is skipped; after another 1xx the real answer would be taken for that of the next request.
             raise http.client.UnknownProtocol("1xx")

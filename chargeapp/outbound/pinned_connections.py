@@ -35,7 +35,7 @@ class PinnedConnection(http.client.HTTPConnection):
     def post(
         self, target: CallbackTarget, body: bytes, headers: Mapping[str, str], deadline: Deadline
     ) -> MeteredResponse:
-        """Send the request and read the head of the answer; raises NothingReceived if the connection was dead."""
+        """Send the request and read the head of the answer."""
         self.sock.settimeout(deadline.remaining())
         # The other side may have answered and closed without reading all of it; what it said counts.
         with suppress(BrokenPipeError, ConnectionResetError):

@@ -15,7 +15,6 @@ from requests.structures import CaseInsensitiveDict
 from chargeapp.outbound.call_failures import CallBlocked, explain
 from chargeapp.outbound.deadline import Deadline
 from chargeapp.outbound.idle_connections import IdleConnections
-from chargeapp.outbound.metered_response import NothingReceived
 from chargeapp.outbound.pinned_connections import Connector, PinnedConnection
 from chargeapp.security.address_policy import AddressPolicy
 from chargeapp.security.callback_url import CallbackTarget, CallbackUrlRefused
@@ -34,7 +33,7 @@ class PinnedRequest(PreparedRequest):
 
 
 class PinnedTransport(BaseAdapter):
-    """Sends a PinnedRequest once; a second time only if its kept-alive connection had been closed before it."""
+    """Sends a PinnedRequest once, over a kept-alive connection where there is one that has not been closed."""
 
     def __init__(self, policy: AddressPolicy | None, idle_at_most: int, tls: ssl.SSLContext) -> None:
         super().__init__()
@@ -68,13 +67,9 @@ class PinnedTransport(BaseAdapter):
 
     def _send(self, request: PinnedRequest, deadline: Deadline) -> Response:
         target = request.target
-        kept = self._idle.take((target.scheme, target.host, target.port))
-        if kept is not None:
-            try:
-                return self._exchange(kept, request, deadline)
-            except NothingReceived:
-                deadline.remaining()  # it may have been the deadline that ended the connection
-        return self._exchange(self._connector.connect(target, deadline), request, deadline)
+        # Never a second time by itself: whoever counts attempts decides about another one.
+        connection = self._idle.take((target.scheme, target.host, target.port))
+        return self._exchange(connection or self._connector.connect(target, deadline), request, deadline)
 
     def _exchange(self, connection: PinnedConnection, request: PinnedRequest, deadline: Deadline) -> Response:
         ended = connection.abort

@@ -46,7 +46,9 @@ def record_delivery_events(session: Session, tickets: Collection[Ticket], policy
 def expire_overdue(session: Session, now: datetime, overdue_since: datetime, limit: int = 500) -> int:
     """No silence: a decided request past its time, with nobody left who works on it, is told to have expired."""
     outstanding = select(CallbackDeliveryOutbox.id).where(
-        CallbackDeliveryOutbox.request_id == SessionRequest.id, CallbackDeliveryOutbox.settled_at.is_(None)
+        CallbackDeliveryOutbox.request_id == SessionRequest.id,
+        CallbackDeliveryOutbox.settled_at.is_(None),
+        CallbackDeliveryOutbox.dead_at.is_(None),
     )
     overdue = session.scalars(
         select(SessionRequest.id)
@@ -64,6 +66,7 @@ def expire_overdue(session: Session, now: datetime, overdue_since: datetime, lim
         select(AuthorizationDecisionCallbackOutbox).where(
             AuthorizationDecisionCallbackOutbox.request_id.in_(overdue),
             AuthorizationDecisionCallbackOutbox.settled_at.is_(None),
+            AuthorizationDecisionCallbackOutbox.dead_at.is_(None),
         )
     )
     for row in abandoned:

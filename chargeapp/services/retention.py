@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.charging_session import new_request_id
+from chargeapp.services.driver_tokens import callback_under_way
 from chargeapp.storage.dialects import upsert
 from chargeapp.storage.idempotency import REMEMBERED
 from chargeapp.storage.models import IdempotencyKey, SessionRequest, Tally
@@ -91,7 +92,12 @@ def _ended_before(moment: datetime) -> ColumnElement[bool]:
 def _erase_driver_tokens(session: Session, ended_before: datetime, limit: int) -> int:
     readable = session.scalars(
         select(SessionRequest.id)
-        .where(SessionRequest.token_sealed.is_not(None), SessionRequest.ended_at < ended_before)
+        .where(
+            SessionRequest.token_sealed.is_not(None),
+            SessionRequest.ended_at < ended_before,
+            # A callback that is being sent again still needs it.
+            ~callback_under_way(),
+        )
         .limit(limit)
     ).all()
     if readable:

@@ -37,7 +37,8 @@ class Wakeups:
     def _pipes(self, prefix: str) -> list[str]:
         try:
             names = os.listdir(self._directory)  # noqa: PTH208 - on the way of each request
-        except FileNotFoundError:
+        except OSError:
+            # A ring may be lost, the request that rings must not be.
             return []
         return [name for name in names if name.startswith(prefix)]
 

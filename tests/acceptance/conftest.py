@@ -1,0 +1,46 @@
+"""Shared deployments and servers; when a test fails, the logs of the processes that ran are shown with it."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from aftermath import Aftermath, kill_a_worker_in_a_burst
+from deployment import Deployment
+from servers import Receiver
+
+LOG_SHOWN = 5_000
+
+
+@pytest.fixture(scope="session")
+def receiver() -> Iterator[Receiver]:
+    receiver = Receiver()
+    yield receiver
+    receiver.close()
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    return lambda: tmp_path_factory.mktemp("deployment")
+
+
+@pytest.fixture(scope="session")
+def chargeapp(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
+    """Everything by default, for tests that disturb nobody."""
+    with Deployment(data_dir()) as deployment:
+        yield deployment.up()
+
+
+@pytest.fixture(scope="session")
+def aftermath(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Aftermath]:
+    """Begins as soon as a test asks for it, so that a long one may let it wait its minute meanwhile."""
+    with Deployment(data_dir()) as deployment:
+        yield kill_a_worker_in_a_burst(deployment.up(), receiver)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    report = yield
+    if report.failed:
+        for deployment in Deployment.live:
+            report.sections.append((f"log of {deployment.data_dir}", deployment.output()[-LOG_SHOWN:]))
+    return report
