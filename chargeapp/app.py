@@ -1,32 +1,41 @@
 """The web process."""
 
-from flask import Flask, Response
+from flask import Flask
+from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chargeapp.config import Settings, load_settings
 from chargeapp.runtime import Runtime
+from chargeapp.web.auth import Doorkeeper, check_keys_exist
 from chargeapp.web.authorize import authorize
 from chargeapp.web.charging_sessions import charging_sessions
 from chargeapp.web.console import console
 from chargeapp.web.error_responses import install_error_responses
+from chargeapp.web.headers import install_cors, install_headers
 from chargeapp.web.operations import operations
+from chargeapp.web.rate_limits import install_rate_limits
 
 
 def create_app(settings: Settings | None = None) -> Flask:
-    """A WSGI application; connects to the database when the first request needs it."""
-    runtime = Runtime(settings or load_settings())
+    """A WSGI application; connects to the database when a request needs it, and to see that keys exist."""
+    settings = settings or load_settings()
+    runtime = Runtime(settings)
+    check_keys_exist(runtime)
     app = Flask("chargeapp.web", static_folder="static", template_folder="templates")
-    app.config["MAX_CONTENT_LENGTH"] = runtime.settings.max_request_bytes
+    # One more than allowed: a chunked body is cut there without an error, so that its length tells.
+    app.config["MAX_CONTENT_LENGTH"] = settings.max_request_bytes + 1
     app.url_map.strict_slashes = False
+    if settings.trusted_proxies:
+        hops = settings.trusted_proxies
+        app.wsgi_app = ProxyFix(app.wsgi_app, x_for=hops, x_proto=hops)  # type: ignore[method-assign]
     install_error_responses(app)
+    install_headers(app)
+    install_cors(app, settings)
+    doorkeeper = Doorkeeper(runtime)
+    app.before_request(doorkeeper.recognise)
+    install_rate_limits(app, runtime)
+    app.before_request(doorkeeper.admit)
     app.register_blueprint(charging_sessions(runtime))
     app.register_blueprint(authorize(runtime))
     app.register_blueprint(operations(runtime))
     app.register_blueprint(console(runtime))
-
-    @app.after_request
-    def harden(response: Response) -> Response:
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Cache-Control", "no-store")
-        return response
-
     return app

@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -15,6 +16,9 @@ from chargeapp.errors import MisconfiguredError
 
 CONFIG_FILE = "chargeapp.toml"
 ALIASES = {"KTOR_DEPLOYMENT_PORT": "PORT"}
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+RATE_OFF = "off"
+PRODUCTION_RATE = "6000/minute"
 
 
 class Networks(kinds.Field[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]]):
@@ -45,6 +49,16 @@ class Words(kinds.Field[tuple[str, ...]]):
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
         return tuple(split(value))
+
+
+class Origins(kinds.Field[tuple[str, ...]]):
+    """Comma-separated web origins, or a TOML list of them; each exactly as a browser sends it."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> Any:
+        origins = tuple(item.lower() for item in split(value))
+        if not all(ORIGIN.fullmatch(origin) for origin in origins):
+            raise ValidationError("Must be exact origins without path, for example https://ops.example.com")
+        return origins
 
 
 def split(value: Any) -> list[str]:
@@ -117,7 +131,18 @@ class Settings:
     queue_consumer_threads: int = setting(32, whole(1, 256), "calls at the same time in each worker")
     max_request_bytes: int = setting(16_384, whole(1_024), "a larger body is answered 413")
     retention_days: int = setting(30, whole(1), "ended requests are kept this long")
-    cors_origins: tuple[str, ...] = setting((), Words(), "origins that browsers may call the API from")
+    rate_limit: str | None = setting(
+        None,
+        kinds.String(
+            validate=validate.Regexp(
+                rf"([1-9][0-9]{{0,8}}/(second|minute|hour|day)|{RATE_OFF})\Z",
+                error=f"Must be such as 600/minute, or {RATE_OFF}",
+            )
+        ),
+        f"requests of each API key, and of each address without; default: {PRODUCTION_RATE} in production, else `off`",
+    )
+    trusted_proxies: int = setting(0, whole(0, 9), "reverse proxies in front, believed about the client's address")
+    cors_origins: tuple[str, ...] = setting((), Origins(), "origins that browsers may call the API from")
 
     monitoring_metrics_enabled: bool = setting(True, kinds.Boolean(), "serve /metrics")
     monitoring_health_check_enabled: bool = setting(True, kinds.Boolean(), "serve /health")
@@ -131,6 +156,11 @@ class Settings:
     @property
     def production(self) -> bool:
         return self.chargeapp_env == "production"
+
+    @property
+    def effective_rate_limit(self) -> str | None:
+        limit = self.rate_limit or (PRODUCTION_RATE if self.production else RATE_OFF)
+        return None if limit == RATE_OFF else limit
 
     @property
     def resolved_database_url(self) -> str:
@@ -173,7 +203,7 @@ def _from_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, tomllib.TOMLDecodeError) as error:
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise MisconfiguredError(f"{path} cannot be read: {error}") from error
 
 

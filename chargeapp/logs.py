@@ -40,7 +40,7 @@ def configure_logging(settings: Settings, process: str) -> None:
     )
     logging.basicConfig(handlers=[handler], level=level, force=True)
     # RQ, urllib3 and Alembic tell their own story at INFO; ours is told by our own lines.
-    for name in ("rq", "rq.worker", "rq.job", "urllib3", "alembic", "gunicorn.error"):
+    for name in ("rq", "rq.worker", "rq.job", "urllib3", "alembic", "gunicorn.error", "flask-limiter"):
         logging.getLogger(name).setLevel(max(level, logging.WARNING))
 
 

@@ -111,7 +111,7 @@ class Relay:
             if self._transport.depth(stage) >= JOBS_IN_QUEUE:
                 return published
             job_id = new_job_id(stage)
-            with self._database.writing() as session:
+            with self._database.writing(durable=False) as session:
                 tickets = outbox.claim_due(
                     session, stage.outbox, job_id=job_id, limit=ROWS_PER_JOB, now=now, due_before=now - head_start
                 )
@@ -121,7 +121,7 @@ class Relay:
             try:
                 self._transport.publish(stage, tickets, job_id)
             except TemporaryFailure:
-                with self._database.writing() as session:
+                with self._database.writing(durable=False) as session:
                     outbox.release(session, stage.outbox, tickets, now)
                 raise
             failpoints.reach("relay.published")

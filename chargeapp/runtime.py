@@ -13,6 +13,7 @@ from chargeapp.outbound.authorization_service import AuthorizationService
 from chargeapp.outbound.callback_endpoint import CallbackEndpoint
 from chargeapp.outbound.circuit_breaker import CircuitBreaker
 from chargeapp.outbound.http_client import HttpClient
+from chargeapp.outbound.webhook_signers import WebhookSigners
 from chargeapp.relay import Relay
 from chargeapp.security.address_policy import AddressPolicy
 from chargeapp.security.driver_tokens import TokenVault
@@ -21,6 +22,7 @@ from chargeapp.security.signatures import Signer
 from chargeapp.services.retention import Retention
 from chargeapp.storage.database import Database
 from chargeapp.storage.wakeups import Wakeups
+from chargeapp.storage.webhook_secrets import WEBHOOK_SECRETS
 from chargeapp.transport import rq_transport
 from chargeapp.transport.embedded_redis import embedded_redis_url
 
@@ -83,6 +85,11 @@ class Runtime:
         return TokenVault(self.secrets.driver_token_keys, self.secrets.driver_token_hash_key)
 
     @cached_property
+    def secret_vault(self) -> TokenVault:
+        """Seals callers' webhook secrets; changes its keys together with the driver tokens."""
+        return self.vault.for_purpose(WEBHOOK_SECRETS)
+
+    @cached_property
     def address_policy(self) -> AddressPolicy:
         return AddressPolicy(self.settings.callback_allowed_networks)
 
@@ -120,6 +127,6 @@ class Runtime:
     def callback_endpoint(self) -> CallbackEndpoint:
         return CallbackEndpoint(
             HttpClient(self.address_policy, pool_size=self.settings.queue_consumer_threads),
-            self.signer,
+            WebhookSigners(self.database, self.secret_vault, self.signer),
             self.settings.callback_timeout_seconds,
         )

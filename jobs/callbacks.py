@@ -42,7 +42,7 @@ class Callbacks:
             return Attempt(task, Reply(Outcome.EXPIRED, millis=0), now)
         token = self._vault.open(task.token_sealed)
         failpoints.reach("callback.before_send")
-        reply = self._endpoint.send(task.url, task.request_id, task.body(token), now)
+        reply = self._endpoint.send(task.url, task.caller, task.request_id, task.body(token), now)
         failpoints.reach("callback.answered")
         return Attempt(task, reply, now)
 

@@ -69,6 +69,8 @@ class Consumer(Generic[Task, Result]):
         self._running: dict[Ticket, Task] = {}
         self._busy: Counter[str] = Counter()
         self._finished: queue.SimpleQueue[tuple[Task, Result | Exception]] = queue.SimpleQueue()
+        self._tickets: Sequence[Ticket] = ()
+        self._given_back: list[Ticket] = []
         self._results: list[Result] = []
         self._failures: list[tuple[Ticket, Exception]] = []
         self._careful = False
@@ -78,7 +80,8 @@ class Consumer(Generic[Task, Result]):
         """Returns when the earliest retry among this job's rows is due, None if there is none."""
         began = last_row = renewed = time.monotonic()
         with self._wakeups.listen(self._work.stage.queue) as bell:
-            self._transact(tickets, claim=self._room())
+            self._tickets = tickets
+            self._transact(claim=self._room())
             while True:
                 self._start(bell)
                 now = time.monotonic()
@@ -96,25 +99,34 @@ class Consumer(Generic[Task, Result]):
                 if rung and not closing:
                     time.sleep(self._work.gather_seconds)
                 self._collect()
+                # Threads need not wait for the transaction.
+                self._start(bell)
                 room = 0 if closing else self._room()
-                if self._results or self._failures or (room and (rung or self._more_due or self._any_due())):
-                    self._transact((), claim=room)
+                if self._to_write() or (room and (rung or self._more_due or self._any_due())):
+                    self._transact(claim=room)
         return self._next_retry()
 
     def _open_rows(self) -> bool:
-        return bool(self._running or self._waiting or self._results or self._failures)
+        return bool(self._running or self._waiting) or self._to_write()
+
+    def _to_write(self) -> bool:
+        return bool(self._results or self._failures or self._tickets or self._given_back)
 
     def _room(self) -> int:
-        return max(0, 2 * self._threads - len(self._running) - len(self._waiting))
+        """Those that wait for a destination that has its share do not count: they must not hold up others."""
+        waiting = sum(not self._has_its_share(self._work.destination(task)) for task in self._waiting)
+        return max(0, 2 * self._threads - len(self._running) - waiting)
 
-    def _transact(self, tickets: Sequence[Ticket], claim: int) -> None:
-        """Record what came in, begin with `tickets`, claim up to `claim` more: all or nothing."""
-        results = self._results
+    def _transact(self, claim: int) -> None:
+        """Record what came in, begin with the job's own rows, claim up to `claim` more: all or nothing."""
+        results, tickets = self._results, self._tickets
         now = utcnow()
         try:
-            with self._database.writing() as session:
+            # Without a result it only claims.
+            with self._database.writing(durable=bool(results)) as session:
                 self._record(session, results, now)
                 self._give_up(session, now)
+                outbox.release(session, self._outbox, self._given_back, now)
                 own = outbox.take(session, self._outbox, tickets, now) if tickets else []
                 if claim:
                     own += self._claim(session, claim, now)
@@ -137,14 +149,15 @@ class Consumer(Generic[Task, Result]):
             failpoints.reach("job.committed")
         if own:
             failpoints.reach("job.claimed")
-        self._results, self._failures = [], []
+        self._results, self._failures, self._tickets, self._given_back = [], [], (), []
         self._more_due = bool(claim) and len(own) >= claim
         self._waiting.extend(tasks)
         if results or len(tasks) < len(own):
             self._after_commit()
 
     def _claim(self, session: Session, limit: int, now: datetime) -> list[Ticket]:
-        crowded = [name for name, busy in self._busy.items() if name and busy >= self._share]
+        held = self._busy + Counter(map(self._work.destination, self._waiting))
+        crowded = [name for name, rows in held.items() if name and rows >= self._share + self._threads]
         return outbox.claim_due(
             session, self._outbox, job_id=self._job_id, limit=limit, now=now, taken=True, not_to=crowded
         )
@@ -192,17 +205,25 @@ class Consumer(Generic[Task, Result]):
 
     def _start(self, bell: Bell) -> None:
         """Hand waiting tasks to threads, leaving out those of a destination that has its share already."""
+        if self._stopping():
+            # A call begun now might end too late to be recorded, and so be made twice.
+            self._given_back += [*self._tickets, *map(self._work.ticket, self._waiting)]
+            self._tickets = ()
+            self._waiting.clear()
         for _ in range(len(self._waiting)):
             if len(self._running) >= self._threads:
                 return
             task = self._waiting.popleft()
             destination = self._work.destination(task)
-            if destination and self._busy[destination] >= self._share:
+            if self._has_its_share(destination):
                 self._waiting.append(task)
                 continue
             self._busy[destination] += 1
             self._running[self._work.ticket(task)] = task
             self._pool.submit(self._perform, task, bell)
+
+    def _has_its_share(self, destination: str) -> bool:
+        return bool(destination) and self._busy[destination] >= self._share
 
     def _perform(self, task: Task, bell: Bell) -> None:
         outcome: Result | Exception
@@ -237,9 +258,15 @@ class Consumer(Generic[Task, Result]):
 
     def _renew(self) -> None:
         tickets = [*self._running, *map(self._work.ticket, self._waiting)]
-        with self._database.writing() as session:
-            outbox.renew(session, self._outbox, tickets, utcnow())
+        try:
+            with self._database.writing(durable=False) as session:
+                outbox.renew(session, self._outbox, tickets, utcnow())
+        except DatabaseUnavailable as error:
+            log.warning("Leases are not renewed", action="job_hindered", error=str(error))
 
     def _next_retry(self) -> datetime | None:
-        with self._database.reading() as session:
-            return outbox.next_retry_at(session, self._outbox, self._job_id)
+        try:
+            with self._database.reading() as session:
+                return outbox.next_retry_at(session, self._outbox, self._job_id)
+        except DatabaseUnavailable:
+            return None  # The relay finds its rows again.

@@ -12,12 +12,14 @@ COMMANDS = {
     "worker": ("chargeapp.commands.processes:worker", "Run the jobs of one queue."),
     "db": ("chargeapp.commands.db:db", "Bring the database up to date, or look at it."),
     "acl": ("chargeapp.commands.acl:acl", "Manage the built-in access list."),
+    "keys": ("chargeapp.commands.keys:keys", "Make, list and revoke the API keys of callers."),
     "requests": ("chargeapp.commands.requests:requests", "List, show and redeliver requests."),
     "dead-letters": ("chargeapp.commands.dead_letters:dead_letters", "List and replay what could not be processed."),
     "backup": ("chargeapp.commands.backups:backup", "Copy the database while everything runs."),
     "restore": ("chargeapp.commands.backups:restore", "Put a backup in place of the database."),
     "purge": ("chargeapp.commands.backups:purge", "Forget what retention demands."),
-    "secrets": ("chargeapp.commands.secrets:secrets", "Make the secrets that production needs."),
+    "secrets": ("chargeapp.commands.secrets:secrets", "Make secrets, and change those that sign callbacks."),
+    "tokens": ("chargeapp.commands.tokens:tokens", "Seal driver tokens anew, and erase a driver's data."),
     "doctor": ("chargeapp.commands.doctor:doctor", "Check everything, and say what to do."),
 }
 

@@ -19,7 +19,7 @@ def doctor(as_json: bool) -> None:
     """Check everything, one line each: ok, warn or fail, what was found → what to do.
 
     Looks at the settings, database, disk, Redis, relay, workers, waiting requests, dead letters, callback addresses,
-    secrets and clocks. Changes nothing, and works whatever is down. Exits with 1 if any check fails.
+    secrets, API keys and clocks. Changes nothing, and works whatever is down. Exits with 1 if any check fails.
 
     \b
     Examples:
@@ -41,6 +41,7 @@ def doctor(as_json: bool) -> None:
 
 def examine() -> Iterator["Finding"]:
     from chargeapp.commands.checks import fail, ok
+    from chargeapp.commands.checks.access import check_access
     from chargeapp.commands.checks.broker import check_broker
     from chargeapp.commands.checks.files import check_files
     from chargeapp.commands.checks.records import check_records
@@ -60,3 +61,4 @@ def examine() -> Iterator["Finding"]:
         yield from check_records(runtime)
         yield from check_broker(runtime)
         yield from check_safety(runtime)
+        yield from check_access(runtime)

@@ -45,7 +45,7 @@ class Duration(click.ParamType[timedelta]):
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
-        found = re.fullmatch(r"([0-9]{1,6})([smhd])|0", value, re.ASCII)
+        found = re.fullmatch(r"([0-9]{1,5})([smhd])|0", value, re.ASCII)
         if not found:
             self.fail("must be such as 90s, 15m, 24h, 7d or 0", param, ctx)
         units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}

@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from chargeapp.commands.opened import check_tables
 from chargeapp.config import load_settings
 from chargeapp.logs import configure_logging
 from chargeapp.pipeline import STAGES
@@ -27,7 +28,7 @@ def web() -> None:
 
     settings = load_settings()
     configure_logging(settings, "web")
-    Runtime(settings).verify()
+    check_web_may_start(Runtime(settings).verify())
     run_web(settings)
 
 
@@ -67,6 +68,15 @@ def worker(queue: str) -> None:
     settings = load_settings()
     configure_logging(settings, f"worker {queue}")
     run_worker(Runtime(settings).verify(), next(stage for stage in STAGES if stage.queue == queue))
+
+
+def check_web_may_start(runtime: Runtime) -> None:
+    """Raises MisconfiguredError that says what to do if others could reach the API and no key was made yet."""
+    from chargeapp.web.auth import check_keys_exist, may_be_open
+
+    if not may_be_open(runtime.settings):
+        check_tables(runtime.database)
+        check_keys_exist(runtime)
 
 
 def run_relay(runtime: Runtime) -> None:

@@ -12,6 +12,7 @@ from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.errors import PermanentFailure, TemporaryFailure
 from chargeapp.outbound.circuit_breaker import CircuitBreaker
 from chargeapp.outbound.http_client import HttpClient
+from chargeapp.security.driver_tokens import mask
 
 SOURCE = "authorization_service"
 FIRST_PAUSE_SECONDS = 0.1
@@ -58,7 +59,7 @@ class AuthorizationService:
                 # Whatever happened: a breaker that waits for the outcome of its probe stays open for ever.
                 self._record(succeeded=succeeded)
             if succeeded:
-                return Answer(decision, why, SOURCE, tries, _millis_since(started))
+                return Answer(decision, _masked(why, inquiry.driver_token), SOURCE, tries, _millis_since(started))
             pause = FIRST_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(1, 1.5)
             if tries <= self._max_retries and time.monotonic() + pause < give_up_at:
                 time.sleep(pause)
@@ -81,6 +82,11 @@ class AuthorizationService:
         except (ValidationError, ValueError, RecursionError) as error:
             raise TemporaryFailure("The authorization service answered nonsense") from error
         return loaded["status"], loaded["reason"]
+
+
+def _masked(reason: str | None, driver_token: str) -> str | None:
+    """A service may name the driver in its reason, which is stored and shown."""
+    return reason and reason.replace(driver_token, mask(driver_token))
 
 
 def _millis_since(started: float) -> int:

@@ -10,24 +10,24 @@ from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Reason
 from chargeapp.errors import PermanentFailure, TemporaryFailure
 from chargeapp.outbound.http_client import HttpClient
-from chargeapp.security.signatures import Signer
+from chargeapp.outbound.webhook_signers import WebhookSigners
 
 USER_AGENT = f"chargeapp/{__version__}"
 
 
 class CallbackEndpoint:
-    def __init__(self, client: HttpClient, signer: Signer, timeout_seconds: float) -> None:
+    def __init__(self, client: HttpClient, signers: WebhookSigners, timeout_seconds: float) -> None:
         self._client = client
-        self._signer = signer
+        self._signers = signers
         self._timeout_seconds = timeout_seconds
 
-    def send(self, url: str, request_id: str, body: dict[str, Any], now: datetime) -> Reply:
+    def send(self, url: str, caller: str, request_id: str, body: dict[str, Any], now: datetime) -> Reply:
         """2xx delivers, 410 is final, everything else may be retried; redirects are not followed."""
         content = json.dumps(body, separators=(",", ":")).encode()
         headers = {
             "Content-Type": "application/json",
             "User-Agent": USER_AGENT,
-            **self._signer.headers(request_id, content, now),
+            **self._signers.of(caller, now).headers(request_id, content, now),
         }
         started = time.monotonic()
         try:

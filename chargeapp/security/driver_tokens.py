@@ -1,5 +1,6 @@
 """Driver tokens are personal data: sealed at rest, looked up by keyed hash, shown masked."""
 
+import base64
 import hashlib
 import hmac
 from collections.abc import Sequence
@@ -20,10 +21,16 @@ class TokenVault:
 
     def __init__(self, keys: Sequence[str], hash_key: str) -> None:
         try:
-            self._fernet = MultiFernet([Fernet(key) for key in keys])
+            self._fernets = [Fernet(key) for key in keys]
+            self._fernet = MultiFernet(self._fernets)
         except ValueError as error:
             raise MisconfiguredError(f"DRIVER_TOKEN_KEYS: {error}") from error
+        self._keys = tuple(keys)
         self._hash_key = hash_key.encode()
+
+    def for_purpose(self, purpose: str) -> "TokenVault":
+        """With keys of its own: what this one sealed is no driver token to the other, whoever swaps them in a table."""
+        return TokenVault([_derived(key, purpose) for key in self._keys], purpose)
 
     def seal(self, token: str) -> bytes:
         return self._fernet.encrypt(token.encode())
@@ -34,6 +41,14 @@ class TokenVault:
             return self._fernet.decrypt(sealed).decode()
         except InvalidToken as error:
             raise TokenUnreadable from error
+
+    def resealed(self, sealed: bytes) -> bytes | None:
+        """The same under the newest key, None if it is so already; raises TokenUnreadable."""
+        try:
+            self._fernets[0].decrypt(sealed)
+        except InvalidToken:
+            return self.seal(self.open(sealed))
+        return None
 
     def hash(self, token: str) -> str:
         return hmac.new(self._hash_key, token.encode(), hashlib.sha256).hexdigest()
@@ -48,3 +63,7 @@ def mask(token: str) -> str:
 
 def new_key() -> str:
     return Fernet.generate_key().decode()
+
+
+def _derived(key: str, purpose: str) -> str:
+    return base64.urlsafe_b64encode(hmac.digest(base64.urlsafe_b64decode(key), purpose.encode(), "sha256")).decode()

@@ -36,7 +36,7 @@ def load_secrets(settings: Settings) -> Secrets:
     generated = _generated(settings.chargeapp_data_dir / FILE_NAME) if missing else {}
     return Secrets(
         webhook_secret=settings.webhook_secret or generated["WEBHOOK_SECRET"],
-        driver_token_keys=settings.driver_token_keys or (generated["DRIVER_TOKEN_KEYS"],),
+        driver_token_keys=settings.driver_token_keys or tuple(generated["DRIVER_TOKEN_KEYS"].split(",")),
         driver_token_hash_key=settings.driver_token_hash_key or generated["DRIVER_TOKEN_HASH_KEY"],
     )
 

@@ -23,6 +23,7 @@ class Callback:
 
     ticket: Ticket
     request_id: str
+    caller: str
     url: str
     destination: str
     station_id: str
@@ -139,6 +140,7 @@ def _callback(ticket: Ticket, row: OwnRow, request: Row[Any]) -> Callback:
     return Callback(
         ticket=ticket,
         request_id=request.id,
+        caller=request.caller,
         url=request.callback_url,
         destination=request.destination,
         station_id=request.station_id,

@@ -44,6 +44,7 @@ class Database:
         self.path = Path(str(self.url.database))
         self._prepare_directory()
         self.engine = _create_engine(str(self.path))
+        self._claims = _create_engine(str(self.path), synchronous="NORMAL")
         self._readers = self.engine.execution_options(read_only=True)
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
 
@@ -58,10 +59,15 @@ class Database:
             )
 
     @contextmanager
-    def writing(self) -> Iterator[Session]:
-        """One transaction, committed to disk at the end; raises DatabaseUnavailable if that cannot be had in time."""
+    def writing(self, *, durable: bool = True) -> Iterator[Session]:
+        """One transaction, on disk at the end; raises DatabaseUnavailable if that cannot be had in time.
+
+        One that is not `durable` survives any crash of a process, but not a loss of power: enough for a claim, which
+        is then simply made again.
+        """
+        engine = self.engine if durable else self._claims
         try:
-            with self._gate.hold(), Session(self.engine, expire_on_commit=False) as session, session.begin():
+            with self._gate.hold(), Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
         except DatabaseError as error:
             raise _unavailable(error, "The database cannot commit just now") from error
@@ -87,6 +93,7 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+        self._claims.dispose()
         self._gate.close()
 
 
@@ -102,6 +109,7 @@ class FairGate:
         self._threads = threading.Lock()
         self._file: int | None = None
         self._owner = 0
+        self._asking: _Asking | None = None
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -110,7 +118,7 @@ class FairGate:
             raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
         try:
             file = self._open()
-            fcntl.flock(file, fcntl.LOCK_EX)
+            self._lock(file, give_up_at)
             try:
                 # Those who queued behind a blocked writer give up together instead of one after the other.
                 if time.monotonic() > give_up_at:
@@ -121,10 +129,28 @@ class FairGate:
         finally:
             self._threads.release()
 
+    def _lock(self, file: int, give_up_at: float) -> None:
+        """In the order of asking, but not for ever: whoever holds it may have been stopped."""
+        while True:
+            if self._asking is None:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    self._asking = _Asking(file)
+            granted = self._asking.wait(give_up_at - time.monotonic())
+            if granted is None:
+                raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
+            self._asking = None
+            if granted:
+                return
+
     def close(self) -> None:
         file, self._file = self._file, None
-        if file is not None:
+        # A thread that still asks needs it; its end closes neither more nor less than the process's.
+        if file is not None and self._asking is None:
             os.close(file)
+        self._asking = None
 
     def _open(self) -> int:
         # A lock taken through a descriptor inherited over a fork would be shared with the parent.
@@ -145,7 +171,34 @@ def _unavailable(error: DatabaseError, what: str) -> Exception:
     return DatabaseUnavailable(f"{what}: {error.orig}")
 
 
-def _create_engine(path: str) -> Engine:
+class _Asking:
+    """Stands in the kernel's queue, which knows no time limit, for threads that have one."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._changed = threading.Condition()
+        self._wanted = True
+        self._granted: bool | None = None
+        threading.Thread(target=self._ask, name="database-gate", daemon=True).start()
+
+    def wait(self, seconds: float) -> bool | None:
+        """True: the lock is the caller's. False: it came when nobody wanted it. None: not in time, ask again."""
+        with self._changed:
+            self._wanted = True
+            self._changed.wait_for(lambda: self._granted is not None, max(0.0, seconds))
+            self._wanted = False
+            return self._granted
+
+    def _ask(self) -> None:
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        with self._changed:
+            if not self._wanted:
+                fcntl.flock(self._file, fcntl.LOCK_UN)
+            self._granted = self._wanted
+            self._changed.notify()
+
+
+def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
     engine = create_engine(
         f"sqlite+pysqlite:///{path}",
         module=sqlite,
@@ -160,9 +213,11 @@ def _create_engine(path: str) -> Engine:
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
-            "synchronous=FULL",
+            f"synchronous={synchronous}",
             "foreign_keys=ON",
             "temp_store=MEMORY",
+            # What is erased is overwritten, where that costs no page more.
+            "secure_delete=FAST",
             "journal_size_limit=67108864",
             # Checkpoints are the relay's work, off the path of requests; this is only the safety net.
             "wal_autocheckpoint=20000",

@@ -63,6 +63,7 @@ class SessionRequest(Base):
         Index("ix_requests_station", "station_id", "id"),
         Index("ix_requests_state", "state", "id"),
         Index("ix_requests_token", "token_hash"),
+        Index("ix_requests_caller", "caller", "id"),
     )
 
 
@@ -150,6 +151,22 @@ class IdempotencyKey(Base):
     created_at: Mapped[datetime] = mapped_column(index=True)
 
 
+class ApiKey(Base):
+    """What lets a caller in. Of its secret only the hash is kept; scopes and hosts are words with spaces between."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str]
+    caller: Mapped[str]
+    secret_hash: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[str]
+    callback_hosts: Mapped[str] = mapped_column(default="")
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+
+
 class AccessListEntry(Base):
     """Who may charge where. `*` stands for every driver or every station."""
 
@@ -162,6 +179,20 @@ class AccessListEntry(Base):
     valid_from: Mapped[datetime | None]
     valid_until: Mapped[datetime | None]
     created_at: Mapped[datetime]
+
+
+class WebhookSecret(Base):
+    """What signs the callbacks of a caller; those of the caller `""` sign for everybody who has none of their own."""
+
+    __tablename__ = "webhook_secrets"
+
+    id: Mapped[int] = mapped_column(RowId, primary_key=True)
+    caller: Mapped[str] = mapped_column(index=True)
+    secret_sealed: Mapped[bytes]
+    kind: Mapped[str] = mapped_column(String(16))
+    created_at: Mapped[datetime]
+    # Signs until then beside the newer one; the newest has no end.
+    retires_at: Mapped[datetime | None]
 
 
 class Tally(Base):

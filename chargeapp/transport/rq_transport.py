@@ -1,23 +1,29 @@
 """Publishes claimed rows as RQ jobs, and tells which jobs Redis has lost."""
 
+import re
+import time
 from collections.abc import Collection, Sequence
+from typing import Any
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from rq import Queue
-from rq.job import Job
-from rq.scheduler import RQScheduler
+from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
 from chargeapp.errors import MisconfiguredError, TemporaryFailure
+from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.message import pack
 
+log = get_logger()
+
 # Twice the longest a job goes on; only a job that hangs is ended by it.
 JOB_TIMEOUT_SECONDS = 600
 FAILED_JOB_KEPT_SECONDS = 3600
+JOBS_AT_ONCE = 1000
 
 
 class BrokerUnavailable(TemporaryFailure):
@@ -38,7 +44,6 @@ class RqTransport:
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
         self._queues = {stage.queue: Queue(stage.queue, connection, serializer=JSONSerializer) for stage in STAGES}
-        self._scheduler: RQScheduler | None = None
 
     def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str) -> None:
         """One job for all the tickets."""
@@ -69,15 +74,28 @@ class RqTransport:
         return {job_id for job_id, exists in zip(ordered, known, strict=True) if not exists}
 
     def enqueue_scheduled(self) -> None:
-        """Move jobs whose retry pause is over into their queue: RQ's scheduler without a process of its own."""
+        """Move jobs whose retry pause is over into their queue. What RQ stores of a job is not read.
+
+        RQ's own scheduler would read it, and one job that cannot be read would stop the relay for ever.
+        """
         with _unavailable():
-            if self._scheduler is None:
-                self._scheduler = RQScheduler(
-                    [stage.queue for stage in STAGES], connection=self._connection, serializer=JSONSerializer
-                )
-            # Its lock is not needed: of two jobs with the same tickets only one gets the rows.
-            self._scheduler.prepare_registries([stage.queue for stage in STAGES])
-            self._scheduler.enqueue_scheduled_jobs()  # type: ignore[no-untyped-call]
+            for queue in self._queues.values():
+                registry = queue.scheduled_job_registry.key
+                due: Any = self._connection.zrangebyscore(registry, 0, time.time(), start=0, num=JOBS_AT_ONCE)
+                for job_id in due:
+                    self._bring_back(queue, registry, job_id)
+
+    def _bring_back(self, queue: Queue, registry: str, job_id: bytes) -> None:
+        ours = re.fullmatch(rf"{queue.name}-[0-9a-f]{{32}}".encode(), job_id)
+        # Two relays may do this at once: of two jobs with the same tickets only one gets the rows.
+        with self._connection.pipeline() as pipeline:
+            pipeline.zrem(registry, job_id)
+            if ours:
+                pipeline.hset(Job.key_for(job_id.decode()), "status", JobStatus.QUEUED)
+                pipeline.rpush(queue.key, job_id)
+            pipeline.execute()
+        if not ours:
+            log.error("Message refused", action="message_refused", queue=queue.name, error="not scheduled by us")
 
     def ping(self) -> None:
         with _unavailable():

@@ -7,6 +7,8 @@ from chargeapp.domain.charging_session import Decision
 from chargeapp.domain.identifiers import canonical_station_id
 from chargeapp.outbound import access_list
 from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope
+from chargeapp.web.auth import requires
 from chargeapp.web.charging_sessions import json_object
 from chargeapp.web.schemas import AuthorizeSchema, SessionRequestSchema
 
@@ -17,6 +19,7 @@ def authorize(runtime: Runtime) -> Blueprint:
     well_formed = SessionRequestSchema(runtime.settings.driver_token_min_length)
 
     @routes.post("/authorize")
+    @requires(Scope.OPERATE)
     def decide() -> Response:
         asked = schema.load(json_object())
         if well_formed.validate(asked, partial=("callback_url",)):

@@ -5,24 +5,23 @@ from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
 from marshmallow import ValidationError
-from werkzeug.exceptions import BadRequest, NotFound
+from werkzeug.exceptions import BadRequest, NotFound, RequestEntityTooLarge
 
 from chargeapp import reports
 from chargeapp.clock import epoch_millis, utcnow
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import CALLBACKS
 from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.redeliveries import redeliver
 from chargeapp.services.session_requests import NewRequest
 from chargeapp.storage.models import SessionRequest
+from chargeapp.web.auth import current_caller, requires
 from chargeapp.web.intake import Intake
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
 
 log = get_logger()
-
-# Without API keys there is one caller.
-CALLER = ""
 
 
 def charging_sessions(runtime: Runtime) -> Blueprint:
@@ -33,13 +32,16 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     intake = Intake(runtime)
 
     @routes.post("")
+    @requires(Scope.SUBMIT)
     def accept() -> Response:
         body = json_object()
         fields = schema.load(body)
         target = runtime.address_policy.parse(fields["callback_url"])
+        caller = current_caller()
+        caller.check_callback_host(target)
         token = fields["driver_token"]
         new = NewRequest(
-            caller=CALLER,
+            caller=caller.name,
             station_id=fields["station_id"],
             token_sealed=runtime.vault.seal(token),
             token_hash=runtime.vault.hash(token),
@@ -63,20 +65,22 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
         return response
 
     @routes.get("/<request_id>")
+    @requires(Scope.READ, Scope.OPERATE)
     def show(request_id: str) -> Response:
         with runtime.database.reading() as session:
             found = session.get(SessionRequest, request_id)
-            if found is None or found.caller != CALLER:
+            if found is None or not current_caller().may_see(found.caller):
                 raise NotFound
             return jsonify(summary(found) | {"timeline": reports.timeline(session, request_id)})
 
     @routes.get("")
+    @requires(Scope.READ, Scope.OPERATE)
     def page() -> Response:
         wanted = page_schema.load(request.args)
         with runtime.database.reading() as session:
             found = reports.page_of_requests(
                 session,
-                caller=CALLER,
+                caller=current_caller().sees,
                 state=wanted["state"],
                 station_id=wanted["stationId"],
                 before=wanted["cursor"],
@@ -86,10 +90,11 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
         return jsonify(requests=[summary(each) for each in found], cursor=following)
 
     @routes.post("/<request_id>/redelivery")
+    @requires(Scope.SUBMIT, Scope.OPERATE)
     def send_again(request_id: str) -> tuple[Response, int]:
         with runtime.database.writing() as session:
             found = session.get(SessionRequest, request_id)
-            if found is None or found.caller != CALLER:
+            if found is None or not current_caller().may_see(found.caller):
                 raise NotFound
             redeliver(session, found, settings.request_ttl_seconds, utcnow())
         runtime.wakeups.ring(CALLBACKS.queue)
@@ -100,6 +105,8 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
 
 def json_object() -> dict[str, Any]:
     """The body; raises 415, 413 or 400."""
+    if len(request.get_data()) >= (request.max_content_length or 0):
+        raise RequestEntityTooLarge
     try:
         body = request.get_json()
     except RecursionError:

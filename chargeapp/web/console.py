@@ -6,6 +6,8 @@ from flask.typing import ResponseReturnValue
 from chargeapp import reports
 from chargeapp.clock import utcnow
 from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope
+from chargeapp.web.auth import requires
 
 POLICY = (
     "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -16,6 +18,7 @@ def console(runtime: Runtime) -> Blueprint:
     routes = Blueprint("console", __name__)
 
     @routes.get("/")
+    @requires(Scope.OPERATE)
     def overview() -> ResponseReturnValue:
         now = utcnow()
         with runtime.database.reading() as session:

@@ -11,16 +11,20 @@ from chargeapp.errors import RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.services.redeliveries import RedeliveryRefused
 from chargeapp.services.session_requests import IdempotencyKeyReused, QueueFull
+from chargeapp.web.auth import NotAllowed, NotAuthenticated
 
 log = get_logger()
 
 RETRY_AFTER_SECONDS = 2
 WORDS = {
-    400: ("bad_request", "The request body must be a JSON object."),
+    400: ("validation_error", "The request body must be a JSON object."),
+    401: ("unauthorized", "An API key is needed."),
+    403: ("forbidden", "This API key may not do this."),
     404: ("not_found", "There is nothing here. See the README for the addresses."),
     405: ("method_not_allowed", "This address does not answer to this method."),
     413: ("payload_too_large", "The request body is too large."),
     415: ("unsupported_media_type", "Send the body as JSON, with the header Content-Type: application/json."),
+    429: ("rate_limited", "Too many requests."),
     500: ("internal_error", "Something went wrong here; it is in the log. Trying again may help."),
 }
 
@@ -66,6 +70,19 @@ def install_error_responses(app: Flask) -> None:
     @app.errorhandler(RedeliveryRefused)
     def in_flight(error: RedeliveryRefused) -> Response:
         return error_response(409, "conflict", str(error))
+
+    @app.errorhandler(NotAuthenticated)
+    def not_authenticated(error: NotAuthenticated) -> Response:
+        return challenged(401, error)
+
+    @app.errorhandler(NotAllowed)
+    def not_allowed(error: NotAllowed) -> Response:
+        return challenged(403, error)
+
+    def challenged(code: int, error: NotAuthenticated | NotAllowed) -> Response:
+        response = error_response(code, WORDS[code][0], str(error))
+        response.headers["WWW-Authenticate"] = error.challenge
+        return response
 
     @app.errorhandler(RequestRefused)
     def refused(error: RequestRefused) -> Response:

@@ -6,6 +6,8 @@ from flask import Blueprint, Response, jsonify, request
 
 from chargeapp.clock import epoch_millis, utcnow
 from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope
+from chargeapp.web.auth import open_to_everybody, requires
 from chargeapp.web.health import examine
 from chargeapp.web.metrics import as_json, as_prometheus
 
@@ -16,6 +18,7 @@ def operations(runtime: Runtime) -> Blueprint:
     if runtime.settings.monitoring_health_check_enabled:
 
         @routes.get("/health")
+        @open_to_everybody
         def health() -> tuple[Response, int]:
             status, components = examine(runtime)
             body: dict[str, Any] = {
@@ -26,10 +29,12 @@ def operations(runtime: Runtime) -> Blueprint:
             return jsonify(body), 503 if status == "DOWN" else 200
 
         @routes.get("/health/live")
+        @open_to_everybody
         def live() -> Response:
             return jsonify(status="UP", timestamp=epoch_millis(utcnow()))
 
         @routes.get("/health/ready")
+        @open_to_everybody
         def ready() -> tuple[Response, int]:
             status, _ = examine(runtime)
             word = "DOWN" if status == "DOWN" else "UP"
@@ -38,6 +43,7 @@ def operations(runtime: Runtime) -> Blueprint:
     if runtime.settings.monitoring_metrics_enabled:
 
         @routes.get("/metrics")
+        @requires(Scope.OPERATE)
         def metrics() -> Response:
             if wants_prometheus():
                 content, content_type = as_prometheus(runtime)

@@ -1,0 +1,23 @@
+"""The statements that let every request in, built once; see requests.py."""
+
+from typing import Any
+
+from sqlalchemy import bindparam, select
+from sqlalchemy.orm import Session
+
+from chargeapp.storage.models import ApiKey
+
+TABLE: Any = ApiKey.__table__
+
+FIND = select(TABLE).where(TABLE.c.id == bindparam("id"))
+ANY = select(TABLE.c.id).limit(1)
+
+
+def find(session: Session, key_id: str) -> Any:
+    """The row with this id, or None."""
+    return session.connection().execute(FIND, {"id": key_id}).first()
+
+
+def any_exist(session: Session) -> bool:
+    """Whether a key was ever made; those that expired or were revoked count."""
+    return session.connection().execute(ANY).first() is not None

@@ -1,0 +1,203 @@
+"""Who calls, and what that caller may do. A route that does not say what it requires is for operators only."""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from flask import current_app, g, request
+
+from chargeapp.clock import utcnow
+from chargeapp.config import Settings
+from chargeapp.errors import MisconfiguredError, RequestRefused
+from chargeapp.logs import get_logger
+from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope, host_allowed, take_apart
+from chargeapp.security.callback_url import CallbackTarget, CallbackUrlRefused
+from chargeapp.storage import api_keys
+
+log = get_logger()
+
+View = TypeVar("View", bound=Callable[..., object])
+
+OPEN: frozenset[Scope] = frozenset()
+HOW = "Send a key in the header Authorization: Bearer cak_..."
+NO_KEY = f"This is not a valid API key. {HOW}"
+HOW_TO_MAKE = "chargeapp keys create --name NAME"
+
+
+class NotAuthenticated(RequestRefused):
+    """The request carries no usable API key; `attempt` says whether it carried anything."""
+
+    def __init__(self, message: str, *, attempt: bool = True, key_id: str | None = None) -> None:
+        super().__init__(message)
+        self.attempt = attempt
+        self.key_id = key_id
+        self.challenge = 'Bearer realm="chargeapp"' + (', error="invalid_token"' if attempt else "")
+
+
+class NotAllowed(RequestRefused):
+    """The API key is good, but not for this."""
+
+    def __init__(self, required: frozenset[Scope]) -> None:
+        scopes = [scope for scope in Scope if scope in required]
+        super().__init__(f"This API key may not do this: it needs the scope {' or '.join(scopes)}.")
+        self.challenge = f'Bearer realm="chargeapp", error="insufficient_scope", scope="{" ".join(scopes)}"'
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """`key_id` is None where no key is needed. No `callback_hosts` means any."""
+
+    name: str
+    scopes: frozenset[Scope]
+    key_id: str | None = None
+    callback_hosts: tuple[str, ...] = ()
+
+    @property
+    def sees(self) -> str | None:
+        """The caller whose requests this one may see; None stands for all."""
+        return None if Scope.OPERATE in self.scopes else self.name
+
+    def may_see(self, owner: str) -> bool:
+        return self.sees in (None, owner)
+
+    def check_callback_host(self, target: CallbackTarget) -> None:
+        """Raises CallbackUrlRefused."""
+        if self.callback_hosts and not host_allowed(target.host, self.callback_hosts):
+            raise CallbackUrlRefused("callback_hosts")
+
+
+EVERYBODY = Caller("", frozenset(Scope))
+
+
+def requires(*scopes: Scope) -> Callable[[View], View]:
+    """Any one of these scopes."""
+    return _mark(frozenset(scopes))
+
+
+def open_to_everybody(view: View) -> View:
+    return _mark(OPEN)(view)
+
+
+def _mark(scopes: frozenset[Scope]) -> Callable[[View], View]:
+    def mark(view: View) -> View:
+        view.required_scopes = scopes  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def current_caller() -> Caller:
+    """Of a request that was let in."""
+    caller: Caller = g.caller
+    return caller
+
+
+def known_caller() -> Caller | None:
+    """None before anybody was recognised, and on open routes."""
+    found: Caller | None = g.get("caller")
+    return found
+
+
+def failed_attempt() -> bool:
+    """Whether this request brought a key that is not good."""
+    return "refusal" in g and g.refusal.attempt
+
+
+class Doorkeeper:
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._may_be_open = may_be_open(runtime.settings)
+        self._keys_exist = False
+
+    def recognise(self) -> None:
+        """Find out who calls; a refusal waits for `admit`, so that refused attempts are counted before it."""
+        if request.endpoint is None or request.method == "OPTIONS" or not required_scopes():
+            return
+        try:
+            g.caller = self._caller()
+        except NotAuthenticated as refusal:
+            g.refusal = refusal
+
+    def admit(self) -> None:
+        """Raises NotAuthenticated or NotAllowed."""
+        refusal: NotAuthenticated | None = g.get("refusal")
+        if refusal is not None:
+            if refusal.attempt:
+                log.warning(
+                    "API key refused",
+                    action="api_key_refused",
+                    reason=str(refusal),
+                    key=refusal.key_id,
+                    address=request.remote_addr,
+                )
+            raise refusal
+        caller = known_caller()
+        if caller is not None and not caller.scopes & required_scopes():
+            raise NotAllowed(required_scopes())
+
+    def _caller(self) -> Caller:
+        credentials = request.authorization
+        given = credentials.token if credentials is not None and credentials.type == "bearer" else None
+        if given is None and self._open():
+            return EVERYBODY
+        if given is None:
+            raise NotAuthenticated(f"An API key is needed. {HOW}", attempt=False)
+        parts = take_apart(given)
+        if parts is None:
+            raise NotAuthenticated(NO_KEY)
+        with self._runtime.database.reading() as session:
+            found = api_keys.find(session, parts.id)
+        if found is None or not parts.matches(found.secret_hash):
+            raise NotAuthenticated(NO_KEY, key_id=parts.id)
+        # Whoever has the secret may know why it does not work any more.
+        if found.revoked_at is not None:
+            raise NotAuthenticated("This API key was revoked.", key_id=parts.id)
+        if found.expires_at is not None and found.expires_at <= utcnow():
+            raise NotAuthenticated("This API key has expired.", key_id=parts.id)
+        scopes = frozenset(map(Scope, found.scopes.split()))
+        return Caller(found.caller, scopes, parts.id, tuple(found.callback_hosts.split()))
+
+    def _open(self) -> bool:
+        """Nobody has made a key yet, and only this machine can call."""
+        if not self._may_be_open or self._keys_exist or not is_loopback(request.remote_addr or ""):
+            return False
+        with self._runtime.database.reading() as session:
+            self._keys_exist = api_keys.any_exist(session)
+        return not self._keys_exist
+
+
+def required_scopes() -> frozenset[Scope]:
+    """Of the route that was asked for."""
+    if request.endpoint == "static":
+        return OPEN
+    view = current_app.view_functions[request.endpoint or ""]
+    required: frozenset[Scope] = getattr(view, "required_scopes", frozenset({Scope.OPERATE}))
+    return required
+
+
+def check_keys_exist(runtime: Runtime) -> None:
+    """Raises MisconfiguredError where the API would be open to others, or closed to all. Leaves no connection open."""
+    settings = runtime.settings
+    if may_be_open(settings):
+        return
+    try:
+        with runtime.database.reading() as session:
+            exist = api_keys.any_exist(session)
+    finally:
+        runtime.database.close()
+    if not exist:
+        where = "in production" if settings.production else f"on {settings.host}, where others may reach it,"
+        raise MisconfiguredError(f"The API does not start {where} without an API key. Make one: {HOW_TO_MAKE}")
+
+
+def may_be_open(settings: Settings) -> bool:
+    return not settings.production and is_loopback(settings.host)
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

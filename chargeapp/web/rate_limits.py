@@ -1,0 +1,87 @@
+"""How many requests a key may make, and an address that brings none; counted in Redis, over all processes.
+
+While Redis is away each process counts for itself. Asking it takes no longer than TIMEOUT_SECONDS, and once it was
+found wanting it is left alone for a while, so a request never waits for it nor fails because of it.
+"""
+
+import time
+from typing import Any
+
+import redis
+from flask import Flask, Response, request
+from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from chargeapp.runtime import Runtime
+from chargeapp.web.auth import failed_attempt, known_caller
+from chargeapp.web.error_responses import WORDS, error_response
+
+TIMEOUT_SECONDS = 0.1
+# Nobody guesses 32 random bytes; this keeps the noise of trying away from the database and the log.
+FAILED_ATTEMPTS = "30/minute"
+
+
+def install_rate_limits(app: Flask, runtime: Runtime) -> None:
+    limits = [
+        # Counted after the key was looked at: a good key is let in, whoever else fails behind the same proxy.
+        ApplicationLimit(
+            limit_provider=FAILED_ATTEMPTS,
+            key_function=address,
+            scope="failed attempts",
+            exempt_when=lambda: not failed_attempt(),
+        )
+    ]
+    limit = runtime.settings.effective_rate_limit
+    if limit:
+        limits.append(ApplicationLimit(limit_provider=limit, scope="all"))
+    options: dict[str, Any] = {
+        "socket_connect_timeout": TIMEOUT_SECONDS,
+        "socket_timeout": TIMEOUT_SECONDS,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    limiter = Limiter(
+        key_or_address,
+        application_limits=[*limits],
+        storage_uri=storage_uri(runtime.redis_url),
+        storage_options=options,
+        in_memory_fallback_enabled=True,
+        swallow_errors=True,
+    )
+    if not limit:
+        # Saves most requests the trouble of looking through limits that do not concern them.
+        limiter.request_filter(lambda: not failed_attempt())
+    limiter.init_app(app)
+
+    @app.errorhandler(RateLimitExceeded)
+    def too_many(error: RateLimitExceeded) -> Response:
+        status, message = WORDS[429]
+        if failed_attempt():
+            message = "Too many attempts with API keys that are not valid."
+        seconds = seconds_until_reset(limiter, error)
+        return error_response(429, status, f"{message} Try again in {seconds} seconds.", retry_after=seconds)
+
+
+def key_or_address() -> str:
+    caller = known_caller()
+    return f"key {caller.key_id}" if caller is not None and caller.key_id else address()
+
+
+def address() -> str:
+    return f"address {request.remote_addr}"
+
+
+def storage_uri(redis_url: str) -> str:
+    """As Flask-Limiter spells it."""
+    return f"redis+{redis_url}" if redis_url.startswith("unix:") else redis_url
+
+
+def seconds_until_reset(limiter: Limiter, error: RateLimitExceeded) -> int:
+    longest = error.limit.limit.get_expiry()
+    try:
+        current = limiter.current_limit
+        left = current.reset_at - time.time() if current else longest
+    except redis.RedisError:
+        left = longest
+    return max(1, min(round(left), longest))

@@ -1,0 +1,257 @@
+"""The deployment under drill: `chargeapp up` with a data directory of its own; only its processes are ever touched."""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import redis
+from pysqlite3 import dbapi2 as sqlite
+
+from chargeapp.config import ALIASES, Settings
+from chargeapp.pipeline import STAGES
+from chargeapp.transport.embedded_redis import embedded_redis_url
+from drilling.receiver import ALLOWED_HOST
+
+ROOT = Path(__file__).resolve().parents[2]
+READY_SECONDS = 60.0
+STOP_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Process:
+    """`kind` is `web`, `web worker`, `relay`, `redis`, `worker <queue>`, or empty while that cannot be seen yet."""
+
+    pid: int
+    parent: int
+    kind: str
+
+
+class Deployment:
+    def __init__(self, data_dir: Path, port: int, settings: dict[str, str]) -> None:
+        self.data_dir = data_dir
+        self.port = port
+        self.log = data_dir / "processes.log"
+        self.database = data_dir / "chargeapp.db"
+        self._relays: list[subprocess.Popen[bytes]] = []
+        ours = {each.name.upper() for each in fields(Settings)} | set(ALIASES) | {"PYTHONPATH"}
+        self._environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+            "PORT": str(port),
+            "CHARGEAPP_DATA_DIR": str(data_dir),
+            "CHARGEAPP_CONFIG": str(data_dir / "none.toml"),
+            "CALLBACK_ALLOWED_NETWORKS": f"{ALLOWED_HOST}/32",
+            "LOG_FORMAT": "json",
+            **settings,
+        }
+
+    async def start(self) -> None:
+        self._supervisor = self._spawn("up", "--no-demo")
+        async with asyncio.timeout(READY_SECONDS):
+            while not await asyncio.to_thread(self._healthy):
+                if self._supervisor.poll() is not None:
+                    raise RuntimeError(f"The deployment did not start:\n{self.log.read_text()[-2000:]}")
+                await asyncio.sleep(0.2)
+
+    def start_relay(self) -> None:
+        """One more, beside the supervisor's own."""
+        self._relays.append(self._spawn("relay"))
+
+    def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-m", "chargeapp", *words],
+                cwd=ROOT,
+                env=self._environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def _healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://{ALLOWED_HOST}:{self.port}/health", timeout=5) as answer:
+                return bool(json.load(answer)["status"] == "UP")
+        except (OSError, ValueError, KeyError):
+            return False
+
+    def stop(self) -> int | None:
+        """The supervisor's exit status, None if it had to be killed."""
+        for process in self._relays:
+            _end(process)
+        return _end(self._supervisor)
+
+    # Who is who
+
+    def processes(self) -> list[Process]:
+        """Everything the supervisor runs at the moment, and gunicorn's workers below it."""
+        workers = self._workers()
+        found = []
+        for pid in children_of(self._supervisor.pid):
+            below = children_of(pid)
+            kind = "web" if below else workers.get(pid) or self._kind(pid)
+            found.append(Process(pid, self._supervisor.pid, kind))
+            found += [Process(each, pid, "web worker") for each in below]
+        return found
+
+    def _kind(self, pid: int) -> str:
+        with contextlib.suppress(OSError):
+            if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return "redis"
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                # The relay's pipe, under which it is woken.
+                with contextlib.suppress(OSError):
+                    if "/wakeups/relay@" in str(descriptor.readlink()):
+                        return "relay"
+        return ""
+
+    def _workers(self) -> dict[int, str]:
+        try:
+            with self.reading() as connection:
+                rows = connection.execute("SELECT process FROM heartbeats WHERE process LIKE 'worker %' ORDER BY at")
+                words = [row[0].split() for row in rows]
+        except sqlite.OperationalError:
+            return {}
+        return {int(each[-1]): f"worker {each[1]}" for each in words}
+
+    def signal(self, process: Process, number: signal.Signals) -> bool:
+        """False if it has gone meanwhile; never reaches a stranger that got its number."""
+        with self._handle(process) as handle:
+            return handle is not None and send(handle, number)
+
+    @contextmanager
+    def paused(self, process: Process) -> Iterator[bool]:
+        """Stopped meanwhile; False if it had gone. It goes on afterwards, whoever its parent is by then."""
+        with self._handle(process) as handle:
+            stopped = handle is not None and send(handle, signal.SIGSTOP)
+            try:
+                yield stopped
+            finally:
+                if handle is not None:
+                    send(handle, signal.SIGCONT)
+
+    @contextmanager
+    def _handle(self, process: Process) -> Iterator[int | None]:
+        try:
+            handle = os.pidfd_open(process.pid)
+        except ProcessLookupError:
+            yield None
+            return
+        try:
+            yield handle if parent_of(process.pid) == process.parent else None
+        finally:
+            os.close(handle)
+
+    # What is left to do
+
+    @contextmanager
+    def reading(self) -> Iterator[Any]:
+        connection = sqlite.connect(f"file:{self.database}?mode=ro", uri=True, timeout=5)
+        try:
+            yield connection
+        finally:
+            connection.close()
+
+    def unfinished(self) -> dict[str, int]:
+        """Requests without an end, open outbox rows and jobs in queues; empty once all is done."""
+        counts: dict[str, int] = {}
+        with self.reading() as connection:
+            counts["requests"] = _one(
+                connection, "SELECT count(*) FROM charging_session_requests WHERE ended_at IS NULL"
+            )
+            for stage in STAGES:
+                table = stage.outbox.__tablename__
+                counts[table] = _one(
+                    connection,
+                    f"SELECT count(*) FROM {table} WHERE settled_at IS NULL AND dead_at IS NULL",  # noqa: S608
+                )
+        try:
+            with self.redis() as client:
+                for stage in STAGES:
+                    waiting = client.llen(f"rq:queue:{stage.queue}") + client.zcard(f"rq:scheduled:{stage.queue}")
+                    counts[f"jobs in {stage.queue}"] = int(waiting)
+        except redis.RedisError:
+            counts["redis that does not answer"] = 1
+        return {name: count for name, count in counts.items() if count}
+
+    def events_so_far(self, up_to: int | None = None) -> tuple[int, str]:
+        """The newest event's number, and a digest of all up to it: must never change afterwards."""
+        digest = hashlib.sha256()
+        with self.reading() as connection:
+            last = up_to if up_to is not None else _one(connection, "SELECT coalesce(max(id), 0) FROM events")
+            for row in connection.execute(
+                "SELECT id, request_id, type, at, details, terminal FROM events WHERE id <= ? ORDER BY id", (last,)
+            ):
+                digest.update(repr(row).encode())
+        return last, digest.hexdigest()
+
+    def redis(self) -> redis.Redis:
+        return redis.Redis.from_url(embedded_redis_url(self.data_dir), socket_timeout=5)
+
+    def wal_bytes(self) -> int:
+        try:
+            return self.database.with_name(self.database.name + "-wal").stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+def send(handle: int, number: signal.Signals) -> bool:
+    """By a pidfd, which never means another process; False if it has ended."""
+    try:
+        signal.pidfd_send_signal(handle, number)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def _one(connection: Any, statement: str) -> int:
+    return int(connection.execute(statement).fetchone()[0])
+
+
+def _end(process: subprocess.Popen[bytes]) -> int | None:
+    if process.poll() is None:
+        process.terminate()
+        try:
+            return process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            for pid in children_of(process.pid):
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            return None
+    return process.returncode
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except (FileNotFoundError, ProcessLookupError):
+        return []
+
+
+def parent_of(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+
+
+def free_port() -> int:
+    """Below the range from which the kernel takes ports for outgoing connections: the API binds it again and again."""
+    while True:
+        port = random.randrange(12_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((ALLOWED_HOST, port))
+            return port

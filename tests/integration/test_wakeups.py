@@ -1,0 +1,127 @@
+"""Ringing is best effort: it wakes whoever listens, and never waits or fails."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from chargeapp.storage.wakeups import Wakeups
+
+LISTENER = """
+import sys, time
+from pathlib import Path
+from chargeapp.storage.wakeups import Wakeups
+bell = Wakeups(Path(sys.argv[1])).listen("relay")
+print("listening", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def wakeups(tmp_path: Path) -> Wakeups:
+    return Wakeups(tmp_path / "wakeups")
+
+
+def test_nobody_hears_a_ring_without_a_listener(wakeups: Wakeups) -> None:
+    assert not wakeups.ring("authorization")
+
+
+def test_the_relay_hears_a_ring_for_any_queue(wakeups: Wakeups) -> None:
+    with wakeups.listen("relay") as bell:
+        assert wakeups.ring("authorization")
+        assert bell.wait(1)
+
+
+def test_a_job_that_attends_its_queue_hears_the_ring_instead_of_the_relay(wakeups: Wakeups) -> None:
+    with wakeups.listen("relay") as relay, wakeups.listen("callbacks") as job:
+        assert wakeups.ring("callbacks")
+        assert job.wait(0)
+        assert not relay.wait(0)
+
+
+def test_all_listeners_of_a_queue_are_woken(wakeups: Wakeups) -> None:
+    with wakeups.listen("callbacks") as one, wakeups.listen("callbacks") as other:
+        wakeups.ring("callbacks")
+        assert one.wait(0)
+        assert other.wait(0)
+
+
+def test_a_ring_for_another_queue_is_not_heard(wakeups: Wakeups) -> None:
+    with wakeups.listen("callbacks") as bell:
+        assert not wakeups.ring("delivery-events")
+        assert not bell.wait(0)
+
+
+def test_many_rings_count_as_one(wakeups: Wakeups) -> None:
+    with wakeups.listen("relay") as bell:
+        for _ in range(10):
+            wakeups.ring("authorization")
+        assert bell.wait(0)
+        assert not bell.wait(0)
+
+
+def test_a_ring_never_waits_though_nobody_empties_the_pipe(wakeups: Wakeups) -> None:
+    with wakeups.listen("relay") as bell:
+        os.set_blocking(bell._pipe, False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                os.write(bell._pipe, bytes(65_536))
+        assert wakeups.ring("authorization")
+        bell.ring()
+        assert bell.wait(0)
+
+
+def test_waiting_ends_after_its_time(wakeups: Wakeups) -> None:
+    with wakeups.listen("relay") as bell:
+        began = time.monotonic()
+        assert not bell.wait(0.05)
+        assert not bell.wait(-1)
+        assert time.monotonic() - began < 1
+
+
+def test_a_closed_listener_leaves_nothing(wakeups: Wakeups, tmp_path: Path) -> None:
+    with wakeups.listen("relay") as bell:
+        pass
+
+    assert list((tmp_path / "wakeups").iterdir()) == []
+    assert not wakeups.ring("authorization")
+    bell.ring()  # by a thread that ends later
+
+
+def test_the_pipe_of_a_killed_listener_is_cleaned_away(wakeups: Wakeups, tmp_path: Path) -> None:
+    directory = tmp_path / "wakeups"
+    listener = subprocess.Popen([sys.executable, "-c", LISTENER, directory], stdout=subprocess.PIPE)
+    assert listener.stdout is not None
+    listener.stdout.readline()
+    assert wakeups.attended("relay")
+    listener.kill()
+    listener.communicate()
+    assert len(list(directory.iterdir())) == 1
+
+    assert not wakeups.ring("authorization")
+    assert list(directory.iterdir()) == []
+
+
+def test_a_queue_is_attended_while_somebody_listens(wakeups: Wakeups) -> None:
+    assert not wakeups.attended("callbacks")
+    with wakeups.listen("callbacks"):
+        assert wakeups.attended("callbacks")
+        assert not wakeups.attended("call")
+    assert not wakeups.attended("callbacks")
+
+
+def test_only_the_owner_may_ring(wakeups: Wakeups, tmp_path: Path) -> None:
+    with wakeups.listen("relay"):
+        (pipe,) = (tmp_path / "wakeups").iterdir()
+        assert stat.S_IMODE(pipe.stat().st_mode) == 0o600
+        assert stat.S_IMODE(pipe.parent.stat().st_mode) == 0o700
+
+
+def test_a_ring_in_a_place_that_is_no_directory_is_not_heard_and_does_no_harm(tmp_path: Path) -> None:
+    (tmp_path / "wakeups").write_text("in the way")
+
+    assert not Wakeups(tmp_path / "wakeups").ring("authorization")
