@@ -64,7 +64,7 @@ def rotate(caller: str, overlap: timedelta, ed25519: bool) -> None:
     from chargeapp.clock import utcnow
     from chargeapp.commands.printing import short_time
     from chargeapp.security.signatures import Kind, verification_key
-    from chargeapp.services.webhook_secrets import rotate_secret
+    from chargeapp.services.webhook_secrets import has_api_key, rotate_secret
 
     now = utcnow()
     with opened_runtime() as runtime, runtime.database.writing() as session:
@@ -77,10 +77,13 @@ def rotate(caller: str, overlap: timedelta, ed25519: bool) -> None:
             overlap=overlap,
             now=now,
         )
+        known = not caller or has_api_key(session, caller)
     click.echo(verification_key(secret))
     whose = f"caller {caller}" if caller else "all callers that have none of their own"
     until = f"signs beside it until {short_time(now + overlap)}" if overlap else "signs nothing any more"
     click.echo(f"This is the new {_word(ed25519)} of {whose}. The one before {until}.", err=True)
+    if not known:
+        click.echo(f"No API key belongs to a caller {caller} (yet): see chargeapp keys list", err=True)
 
 
 @secrets.command("list")

@@ -2,12 +2,13 @@
 
 from datetime import datetime, timedelta
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from chargeapp.security.driver_tokens import TokenVault
 from chargeapp.security.signatures import Kind, kind_of, new_secret
 from chargeapp.storage import webhook_secrets
-from chargeapp.storage.models import WebhookSecret
+from chargeapp.storage.models import ApiKey, WebhookSecret
 
 
 def rotate_secret(
@@ -33,6 +34,11 @@ def rotate_secret(
     secret = new_secret(kind)
     session.add(_row(vault, caller, secret, now, None))
     return secret
+
+
+def has_api_key(session: Session, caller: str) -> bool:
+    """Whether anybody calls under this name."""
+    return session.scalar(select(ApiKey.id).where(ApiKey.caller == caller).limit(1)) is not None
 
 
 def _row(vault: TokenVault, caller: str, secret: str, now: datetime, retires_at: datetime | None) -> WebhookSecret:

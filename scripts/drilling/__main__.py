@@ -26,14 +26,14 @@ def main() -> None:
       scripts/drill smoke                     2,000 requests, 60 kills, 3 minutes
       scripts/drill smoke --seed 7            the same faults again
       scripts/drill failpoints                dies, raises and hangs at the worst moments, 12 minutes
-      scripts/drill calm                      20,000 requests without a fault: no duplicate
+      scripts/drill calm                      20,000 requests without a fault: no duplicate, 5 minutes
       scripts/drill long --out docs/drills    50,000 requests, 1,500 kills, half an hour
       scripts/drill smoke --json | jq .passed
     """
 
 
 def add(plan: Plan, help_: str) -> None:
-    @main.command(plan.name, help=help_)
+    @main.command(plan.name, help=help_, short_help=help_.partition("; ")[0])
     @click.option("--seed", type=int, help="Repeat the load, the faults and the answers of that drill.")
     @click.option(
         "--out", type=click.Path(file_okay=False, path_type=Path), help=f"Write {plan.name}.json and .md here."
@@ -80,10 +80,10 @@ def _word(holds: bool) -> str:
     return "holds" if holds else "FAILS"
 
 
-add(SMOKE, "2,000 requests at 30/s while a process is killed every second; within 3 minutes.")
+add(SMOKE, "2,000 requests, a kill every second; within 3 minutes.")
 add(LONG, "50,000 requests and 1,500 kills; about half an hour.")
-add(FAILPOINTS, "Every failpoint: the process kills itself, raises or hangs there, 3 times each; about 12 minutes.")
-add(CALM, "20,000 requests without any fault: none may be delivered twice.")
+add(FAILPOINTS, "Dies, raises and hangs at every failpoint, 3 times each; about 12 minutes.")
+add(CALM, "20,000 requests without a fault: no duplicate; about 5 minutes.")
 
 if __name__ == "__main__":
-    main()
+    main(prog_name="scripts/drill")

@@ -234,7 +234,7 @@ class Oracle:
     def gaps(self) -> Finding:
         """Between arrivals of one round: at least the planned pause after the attempt that came before."""
         early: list[str] = []
-        shortest = 1.0
+        shortest = float("inf")
         for id_, arrivals in self._arrivals.items():
             attempts = _match(arrivals, self._recorded(id_))
             for (before, attempt), (after, _) in pairwise(zip(arrivals, attempts, strict=True)):
@@ -248,8 +248,9 @@ class Oracle:
                     early.append(
                         f"{id_}: {after.at - before.at:.3f} s after attempt {attempt or '?'} ({before.answer}{again})"
                     )
+        remark = f"shortest: {shortest:.2f}" if shortest < float("inf") else "no attempt was repeated"
         name = f"attempts earlier than {TOLERANCE} of the planned pause"
-        return Finding(7, name, len(early), self._bounds.long_pauses, early[:EXAMPLES], f"shortest: {shortest:.2f}")
+        return Finding(7, name, len(early), self._bounds.long_pauses, early[:EXAMPLES], remark)
 
     def terminal_events(self) -> Finding:
         wrong = []

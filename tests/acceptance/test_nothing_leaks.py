@@ -6,7 +6,9 @@ Here no secret is configured by environment variable: those are in a process's e
 """
 
 import base64
+import contextlib
 import json
+import socket
 import subprocess
 import sys
 import zlib
@@ -183,6 +185,34 @@ def refusals(day: Day) -> None:
     for path in (f"/api/v1/charging-session/{wrong}", f"/{wrong}", f"/api/v1/charging-session?state={wrong}"):
         assert day.heard(day.deployment.get(path, headers={"X-Driver": wrong})).status_code >= 400
     day.heard(day.deployment.post(f"/{wrong}/redelivery"))
+    path = b"/api/v1/charging-session"
+    token = wrong.encode()
+    for raw in (
+        b"POST %s HTTP/1.1\r\nX-Driver %s\r\n\r\n" % (path, token),
+        b"POST %s HTTP/1.1\r\n%s\x00: x\r\n\r\n" % (path, token),
+        b"POST %s?driverToken=%s HTTP/9.9\r\n\r\n" % (path, token),
+        b"POST %s %s\r\n\r\n" % (path, token),
+        b"%s %s HTTP/1.1\r\n\r\n" % (token, path),
+        b"(%s) %s HTTP/1.1\r\n\r\n" % (token, path),
+        b"POST %s?%s HTTP/1.1\r\n\r\n" % (path, token * 300),
+        b"POST %s HTTP/1.1\r\nX-Driver: %s\r\n\r\n" % (path, token * 1000),
+        b"POST %s HTTP/1.1\r\nContent-Length: %s\r\n\r\n" % (path, token),
+        b"POST %s HTTP/1.1\r\nTransfer-Encoding: %s\r\n\r\n" % (path, token),
+        b"POST %s HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n%s\r\n" % (path, token),
+    ):
+        day.answers.append(say(day.deployment.port, raw))
+
+
+def say(port: int, raw: bytes) -> bytes:
+    """What no HTTP library would send."""
+    heard = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        connection.sendall(raw)
+        connection.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(ConnectionResetError):
+            while more := connection.recv(65_536):
+                heard += more
+    return heard
 
 
 def odd_services(day: Day) -> None:

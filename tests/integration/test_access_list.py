@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.builders import NOW, STATION, new_database, seconds
+from support.builders import NOW, STATION, TOKEN, new_database, new_runtime, seconds
 
+import chargeapp.app
 from chargeapp.domain.authorization import Inquiry
 from chargeapp.outbound.access_list import AccessList
 from chargeapp.services.access_list import ANY, Entry, count_entries, list_entries, put_entries, remove_entry
@@ -110,3 +111,25 @@ def test_entries_are_listed_page_by_page(database: Database) -> None:
 
     assert listed == sorted(listed)
     assert len(listed) == 6
+
+
+@pytest.mark.parametrize(
+    ("station", "token", "status"),
+    [
+        (STATION, TOKEN, "allowed"),
+        (STATION.replace("-", ""), TOKEN, "allowed"),
+        (STATION.upper(), TOKEN, "allowed"),
+        (STATION, "NOT-LISTED-0123456789", "not_allowed"),
+        ("nowhere", TOKEN, "invalid"),
+        (STATION, "short", "invalid"),
+    ],
+)
+def test_the_list_answers_over_http_too(tmp_path: Path, station: str, token: str, status: str) -> None:
+    with new_runtime(tmp_path) as runtime, pytest.MonkeyPatch.context() as patch:
+        put(runtime.database, entry(runtime.vault.hash(TOKEN)))
+        patch.setattr(chargeapp.app, "Runtime", lambda _: runtime)
+        client = chargeapp.app.create_app(runtime.settings).test_client()
+
+        response = client.post("/internal/v1/authorize", json={"station_id": station, "driver_token": token})
+
+    assert response.get_json() == {"station_id": station, "driver_token": token, "status": status}

@@ -2,7 +2,6 @@
 
 import base64
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -315,7 +314,7 @@ def test_a_port_in_use_is_named() -> None:
 def test_it_leaves_signals_as_they_were() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        os.kill(os.getpid(), signal.SIGTERM)  # waiting already, so that it stops as soon as it listens
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # waiting already, so that it stops as soon as it listens
         run_demo_receiver(0, SECRET)
 
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())

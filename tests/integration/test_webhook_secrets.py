@@ -241,6 +241,14 @@ def test_the_command_shows_the_public_half_of_a_key_pair_only(tables: Path) -> N
     assert "signs nothing any more" in made.err
 
 
+def test_the_command_points_out_a_caller_that_nobody_knows(tables: Path) -> None:
+    chargeapp("keys", "create", "--name", "hub")
+
+    said = {caller: chargeapp("secrets", "rotate", "--caller", caller).err for caller in ("hub", "hbu")}
+
+    assert {caller: "No API key" in err for caller, err in said.items()} == {"hub": False, "hbu": True}
+
+
 @pytest.mark.parametrize("overlap", ["24", "1w", "-1h", "1.5h", "", "999999d"])
 def test_the_command_refuses_a_strange_overlap(tables: Path, overlap: str) -> None:
     ended: Ended = chargeapp("secrets", "rotate", "--overlap", overlap)
