@@ -121,6 +121,26 @@ def timeline(session: Session, request_id: str) -> list[dict[str, Any]]:
     return [{"type": fact.type, "at": fact.at.isoformat(), **fact.details} for fact in facts]
 
 
+def summary(each: SessionRequest) -> dict[str, Any]:
+    """One request as callers and operators may see it: the driver token masked."""
+    return {
+        "requestId": each.id,
+        "stationId": each.station_id,
+        "driverToken": each.token_masked,
+        "callbackUrl": each.callback_url,
+        "state": each.state,
+        "decision": each.decision,
+        "reason": each.reason,
+        "source": each.source,
+        "attempts": each.callback_attempts,
+        "lastError": each.last_error,
+        "acceptedAt": each.accepted_at.isoformat(),
+        "decidedAt": each.decided_at.isoformat() if each.decided_at else None,
+        "expiresAt": each.expires_at.isoformat(),
+        "endedAt": each.ended_at.isoformat() if each.ended_at else None,
+    }
+
+
 def page_of_requests(
     session: Session,
     *,

@@ -23,26 +23,6 @@ def cells(each: SessionRequest) -> tuple[object, ...]:
     )
 
 
-def described(each: SessionRequest) -> dict[str, Any]:
-    """With the names that the API uses."""
-    return {
-        "requestId": each.id,
-        "stationId": each.station_id,
-        "driverToken": each.token_masked,
-        "callbackUrl": each.callback_url,
-        "state": each.state,
-        "decision": each.decision,
-        "reason": each.reason,
-        "source": each.source,
-        "attempts": each.callback_attempts,
-        "lastError": each.last_error,
-        "acceptedAt": each.accepted_at.isoformat(),
-        "decidedAt": each.decided_at.isoformat() if each.decided_at else None,
-        "expiresAt": each.expires_at.isoformat(),
-        "endedAt": each.ended_at.isoformat() if each.ended_at else None,
-    }
-
-
 def print_request(description: dict[str, Any], facts: list[dict[str, Any]]) -> None:
     for name, value in description.items():
         if value is not None:

@@ -52,13 +52,13 @@ def list_(state: str | None, station: str | None, before: str | None, limit: int
       chargeapp requests list --json --limit 1000 | jq -r '.[].requestId'
     """
     from chargeapp.commands.printing import print_table
-    from chargeapp.commands.request_details import HEADINGS, cells, described
-    from chargeapp.reports import page_of_requests
+    from chargeapp.commands.request_details import HEADINGS, cells
+    from chargeapp.reports import page_of_requests, summary
 
     with opened_runtime() as runtime, runtime.database.reading() as session:
         found = page_of_requests(session, state=state, station_id=station, before=before, limit=limit)
     if as_json:
-        click.echo(json.dumps([described(each) for each in found], indent=2))
+        click.echo(json.dumps([summary(each) for each in found], indent=2))
     elif found:
         print_table(HEADINGS, [cells(each) for each in found])
         if len(found) == limit:
@@ -78,8 +78,8 @@ def show(request_id: str, as_json: bool) -> None:
       chargeapp requests show req-0199c0ffee00a1b2c3d4e5f60718293a
       chargeapp requests show req-0199c0ffee00a1b2c3d4e5f60718293a --json | jq .timeline
     """
-    from chargeapp.commands.request_details import described, print_request
-    from chargeapp.reports import timeline
+    from chargeapp.commands.request_details import print_request
+    from chargeapp.reports import summary, timeline
     from chargeapp.storage.models import SessionRequest
 
     with opened_runtime() as runtime, runtime.database.reading() as session:
@@ -88,9 +88,9 @@ def show(request_id: str, as_json: bool) -> None:
             raise NoSuchRequestError("There is no request with this id. See: chargeapp requests list")
         facts = timeline(session, request_id)
     if as_json:
-        click.echo(json.dumps(described(found) | {"timeline": facts}, indent=2))
+        click.echo(json.dumps(summary(found) | {"timeline": facts}, indent=2))
     else:
-        print_request(described(found), facts)
+        print_request(summary(found), facts)
 
 
 @requests.command()

@@ -71,7 +71,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             found = session.get(SessionRequest, request_id)
             if found is None or not current_caller().may_see(found.caller):
                 raise NotFound
-            return jsonify(summary(found) | {"timeline": reports.timeline(session, request_id)})
+            return jsonify(reports.summary(found) | {"timeline": reports.timeline(session, request_id)})
 
     @routes.get("")
     @requires(Scope.READ, Scope.OPERATE)
@@ -87,7 +87,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
                 limit=wanted["limit"],
             )
         following = found[-1].id if len(found) == wanted["limit"] else None
-        return jsonify(requests=[summary(each) for each in found], cursor=following)
+        return jsonify(requests=[reports.summary(each) for each in found], cursor=following)
 
     @routes.post("/<request_id>/redelivery")
     @requires(Scope.SUBMIT, Scope.OPERATE)
@@ -126,22 +126,3 @@ def idempotency_key() -> str | None:
 def fingerprint(fields: dict[str, Any]) -> str:
     """The same for the same request, however its JSON was written. Contains the driver token: to be hashed."""
     return json.dumps(fields, sort_keys=True)
-
-
-def summary(each: SessionRequest) -> dict[str, Any]:
-    return {
-        "requestId": each.id,
-        "stationId": each.station_id,
-        "driverToken": each.token_masked,
-        "callbackUrl": each.callback_url,
-        "state": each.state,
-        "decision": each.decision,
-        "reason": each.reason,
-        "source": each.source,
-        "attempts": each.callback_attempts,
-        "lastError": each.last_error,
-        "acceptedAt": each.accepted_at.isoformat(),
-        "decidedAt": each.decided_at.isoformat() if each.decided_at else None,
-        "expiresAt": each.expires_at.isoformat(),
-        "endedAt": each.ended_at.isoformat() if each.ended_at else None,
-    }
