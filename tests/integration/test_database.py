@@ -108,7 +108,8 @@ def pragma(database: Database, name: str) -> object:
 
 
 def test_every_commit_is_on_disk_before_it_is_answered(database: Database) -> None:
-    assert pragma(database, "synchronous") == 2  # FULL
+    with database.writing() as session:
+        assert session.scalar(text("PRAGMA synchronous")) == 2  # FULL
     assert pragma(database, "journal_mode") == "wal"
     assert pragma(database, "foreign_keys") == 1
 

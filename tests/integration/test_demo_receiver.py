@@ -314,7 +314,9 @@ def test_a_port_in_use_is_named() -> None:
 def test_it_leaves_signals_as_they_were() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
-        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)  # waiting already, so that it stops as soon as it listens
+        signal.pthread_kill(
+            threading.get_ident(), signal.SIGTERM
+        )  # waiting already, so that it stops as soon as it listens
         run_demo_receiver(0, SECRET)
 
         assert signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ())

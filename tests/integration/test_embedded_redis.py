@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 import redis
 
+from chargeapp.errors import MisconfiguredError
 from chargeapp.transport import embedded_redis
 from chargeapp.transport.embedded_redis import embedded_redis_socket, embedded_redis_url, find_redis_server
-from chargeapp.errors import MisconfiguredError
 
 DEADLINE_SECONDS = 20
 EXPECTED_OPTIONS = {"port": "0", "save": "", "appendonly": "no", "maxmemory-policy": "noeviction"}

@@ -25,6 +25,7 @@ from support.builders import (
     Callbacks,
     Requests,
     accept,
+    claim,
     decide,
     eventually,
     facts,
@@ -197,13 +198,18 @@ def test_a_worker_takes_no_jobs_of_another_queue(runtime: Runtime, server: Redis
     assert server.client.llen("rq:queue:authorization") == 1
 
 
-def test_a_job_of_another_stage_is_not_run_though_it_is_in_the_queue(runtime: Runtime, server: RedisServer) -> None:
-    due_request(runtime)
-    slip_in(server, "callbacks", call(AUTHORIZATION.job, {"rows": [[1, 0]]}))
+@pytest.mark.parametrize("name", [AUTHORIZATION.job, "os.system", "jobs.callbacks.deliver2"])
+def test_a_job_of_another_name_is_not_run_though_its_message_is_good(
+    runtime: Runtime, server: RedisServer, caller: Any, errors: Callable[[], list[str]], name: str
+) -> None:
+    due_callback(runtime, caller)
+    claim(runtime.database, Callbacks, utcnow())
+    slip_in(server, "callbacks", call(name, {"rows": [[1, 1]]}))
 
     work(runtime, CALLBACKS)
 
-    assert only_row(runtime.database, Requests).taken_at is None
+    assert only_row(runtime.database, Callbacks).taken_at is None
+    assert len(errors()) == 1
 
 
 POISON = {
