@@ -103,7 +103,10 @@ class Supervisor:
                 continue
             program, started_at = self._running.pop(ended.si_pid)
             status = os.waitstatus_to_exitcode(wait_status)
-            if not restart or (program.once and status == 0):
+            if program.once and status == 0:
+                log.debug("Process ended", action="process_ended", program=program.name, status=status)
+                continue
+            if not restart:
                 log.info("Process ended", action="process_ended", program=program.name, status=status)
                 continue
             log.warning("Process ended, restarting", action="process_restarted", program=program.name, status=status)

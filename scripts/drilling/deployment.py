@@ -64,9 +64,10 @@ class Deployment:
                     raise RuntimeError(f"The deployment did not start:\n{self.log.read_text()[-2000:]}")
                 await asyncio.sleep(0.2)
 
-    def start_relay(self) -> None:
-        """One more, beside the supervisor's own."""
-        self._relays.append(self._spawn("relay"))
+    def keep_relays(self, count: int) -> None:
+        """So many beside the supervisor's own; those that were killed are started again."""
+        self._relays = [each for each in self._relays if each.poll() is None]
+        self._relays += [self._spawn("relay") for _ in range(count - len(self._relays))]
 
     def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:

@@ -29,6 +29,8 @@ CALLBACK_TIMEOUT_SECONDS = 2.0
 PROBES = 20
 LOOK_SECONDS = 0.5
 LONGER_AT_MOST = 3
+# So that one relay that hangs does not stop the deadlines from being watched.
+RELAYS_BESIDE = 2
 # Failpoints that may make a worker call a caller and not record it.
 CALLBACK_POINTS = tuple(f" at {point}" for point in POINTS if point.startswith(("job.", "call.", "callback.")))
 
@@ -140,9 +142,6 @@ class Drill:
             await _both(load, chaos, seconds=plan.accepted / plan.rate * LONGER_AT_MOST + 60)
 
     async def _go_through_failpoints(self) -> None:
-        # More of those that can hang, so that not everything stands still.
-        for _ in range(2):
-            self._deployment.start_relay()
         async with self._watched("failpoints", self._failpoints.total):
             points = asyncio.create_task(self._failpoints.run())
             await self._load.run(until=points.done)
@@ -162,6 +161,8 @@ class Drill:
     async def _watch(self, phase: Phase) -> None:
         while True:
             self._wal_bytes = max(self._wal_bytes, self._deployment.wal_bytes())
+            if self._failpoints.repeats:
+                self._deployment.keep_relays(RELAYS_BESIDE)
             load, faults = self._load, self._faults
             note = f"{load.accepted:,} accepted, {load.ambiguous} ambiguous, {len(faults.timeline)} faults"
             phase.show(self._failpoints.done if self._failpoints.repeats else load.accepted, note)
@@ -204,8 +205,11 @@ class Drill:
             "callbacks answered badly": sum(each.answer != "204" for each in records.arrivals),
             "late results discarded": sum(each.type == "LateResultDiscarded" for each in records.events),
             "accepted per second": round(self._load.accepted / max(1.0, self._seconds["load and faults"]), 1),
-            "kills": self._faults.kills,
-            "kills of callback workers": self._faults.kills_of("worker callbacks"),
+            **(
+                {"kills": self._faults.kills, "kills of callback workers": self._faults.kills_of("worker callbacks")}
+                if self._plan.kills
+                else {}
+            ),
         }
 
     def _checks(self) -> list[Check]:

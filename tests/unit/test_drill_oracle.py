@@ -121,6 +121,10 @@ def sign_badly(records: Records) -> None:
     records.arrivals[0] = replace(records.arrivals[0], signature="v1,AAAA")
 
 
+def sign_long_before_sending(records: Records) -> None:
+    records.arrivals[0] = replace(records.arrivals[0], at=NOW + 301)
+
+
 def retry_too_early(records: Records) -> None:
     records.arrivals[2] = arrival(2, at=0.7)
     records.events[3] = attempted(2, 2, at=0.7)
@@ -188,6 +192,7 @@ def test_a_good_drill_holds() -> None:
         (change_a_body, "attempts of one request with another id or body"),
         (send_a_body_of_another, "attempts of one request with another id or body"),
         (sign_badly, "callbacks without a valid signature"),
+        (sign_long_before_sending, "callbacks without a valid signature"),
         (retry_too_early, "attempts earlier than 0.8 of the planned pause"),
         (call_again_within_one_attempt, "attempts earlier than 0.8 of the planned pause"),
         (attempt_too_often, "attempts above the maximum or miscounted"),
