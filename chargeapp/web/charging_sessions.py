@@ -50,7 +50,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             destination=f"{target.host}:{target.port}",
             ttl_seconds=fields["ttl_seconds"] or settings.request_ttl_seconds,
             decide_within_seconds=settings.authorization_timeout_seconds,
-            idempotency_key=idempotency_key(),
+            idempotency_key=runtime.vault.hash(key) if (key := idempotency_key()) is not None else None,
             body_hash=runtime.vault.hash(fingerprint(fields)),
         )
         taken = intake.store(new)

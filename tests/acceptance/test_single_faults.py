@@ -1,0 +1,729 @@
+"""One fault at a time over the real processes, each with its figure. Most only wait, so they run side by side."""
+
+import contextlib
+import errno
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from aftermath import Aftermath
+from deployment import STATION, Deployment, stop
+from redis import Redis
+from servers import Answer, Receiver
+from sqlalchemy import func, select
+
+from chargeapp.clock import utcnow
+from chargeapp.security.driver_tokens import mask
+from chargeapp.services.session_requests import NewRequest, request_charging_sessions
+from chargeapp.storage import heartbeats
+from chargeapp.storage.database import DatabaseUnavailable
+from chargeapp.storage.models import (
+    AuthorizationDecisionCallbackOutbox,
+    CallbackDeliveryOutbox,
+    ChargingSessionRequestOutbox,
+    EventRecord,
+    SessionRequest,
+)
+from chargeapp.storage.outbox import LEASE_SECONDS
+
+# RELIABILITY.md says 20; scripts/drill does more. Each costs about 4 s.
+STOPS = 5
+STOP_SECONDS = 20.0
+BACKLOG = 5_000
+REENQUEUED_SECONDS = 15.0
+LOCKED_SECONDS = 30.0
+CALM_SECONDS = 10.0
+REDIS_AWAY_SECONDS = 20.0
+WORKER_KILLED_SECONDS = 70.0
+# Beyond everything that is measured; a machine that runs all of this on two cores is slow.
+DRAINED_SECONDS = 120.0
+OUTBOXES = (ChargingSessionRequestOutbox, AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox)
+LOCK = """
+import sys
+from pysqlite3 import dbapi2 as sqlite
+connection = sqlite.connect(sys.argv[1], timeout=10, isolation_level=None)
+connection.execute("BEGIN IMMEDIATE")
+print("locked", flush=True)
+sys.stdin.read()
+connection.execute("ROLLBACK")
+connection.close()
+"""
+
+Outcome = dict[str, Any]
+Place = Callable[[], Path]
+
+
+# Scenarios
+
+
+@dataclass
+class Intake:
+    """What callers were answered, and how long that took."""
+
+    accepted: set[str] = field(default_factory=set)
+    statuses: Counter[int] = field(default_factory=Counter)
+    without_retry_after: int = 0
+    seconds: list[float] = field(default_factory=list)
+    lasted: float = 0.0
+
+    @property
+    def p99_millis(self) -> float:
+        return 1000 * statistics.quantiles(self.seconds, n=100)[-1]
+
+    @property
+    def per_second(self) -> float:
+        return len(self.seconds) / self.lasted
+
+    def note(self, answer: requests.Response, seconds: float) -> None:
+        self.statuses[answer.status_code] += 1
+        self.seconds.append(seconds)
+        if answer.status_code == 200:
+            self.accepted.add(answer.json()["requestId"])
+        elif not answer.headers.get("Retry-After", "").isdigit():
+            self.without_retry_after += 1
+
+    def __str__(self) -> str:
+        return f"{self.per_second:.1f}/s, p99 {self.p99_millis:.0f} ms, answers {dict(self.statuses)}"
+
+
+def offer(deployment: Deployment, url: str, seconds: float, per_second: int = 40) -> Intake:
+    """Requests at an even pace, as many callers send them."""
+    intake, lock, began = Intake(), threading.Lock(), time.monotonic()
+
+    def one(number: int) -> None:
+        time.sleep(max(0.0, began + number / per_second - time.monotonic()))
+        sent = time.monotonic()
+        answer = deployment.post(json=body(url, number))
+        with lock:
+            intake.note(answer, time.monotonic() - sent)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(one, range(round(seconds * per_second))))
+    intake.lasted = time.monotonic() - began
+    return intake
+
+
+def body(url: str, number: int, **more: Any) -> dict[str, Any]:
+    token = f"driver-token-of-a-fault-{number:05}"
+    return {"stationId": STATION, "driverToken": token, "callbackUrl": url, **more}
+
+
+def delivered(deployment: Deployment) -> set[str]:
+    with deployment.runtime.database.reading() as session:
+        return set(session.scalars(select(SessionRequest.id).where(SessionRequest.state == "delivered")))
+
+
+def stored(deployment: Deployment) -> set[str]:
+    with deployment.runtime.database.reading() as session:
+        return set(session.scalars(select(SessionRequest.id)))
+
+
+def events_of(deployment: Deployment, type_: str) -> int:
+    with deployment.runtime.database.reading() as session:
+        return session.scalar(select(func.count()).where(EventRecord.type == type_)) or 0
+
+
+def drain(deployment: Deployment, accepted: set[str], deadline_seconds: float = DRAINED_SECONDS) -> float:
+    """How long it took until every one of them was delivered."""
+    began = time.monotonic()
+    deployment.until(
+        lambda: accepted <= delivered(deployment),
+        lambda: f"{len(accepted - delivered(deployment))} of {len(accepted)} not delivered",
+        deadline_seconds,
+    )
+    return time.monotonic() - began
+
+
+def calls_beyond_the_first(receiver: Receiver, path: str) -> dict[str, int]:
+    return {id_: len(calls) - 1 for id_, calls in receiver.by_request(path).items() if len(calls) > 1}
+
+
+@contextmanager
+def held(deployment: Deployment, *programs: str) -> Iterator[None]:
+    """Stopped between two transactions: a process stopped within one is the row `database locked`."""
+    pids = [deployment.pid_of(program) for program in programs]
+    try:
+        deployment.until(lambda: stopped_without_the_lock(deployment, pids), "always in a transaction")
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def stopped_without_the_lock(deployment: Deployment, pids: list[int]) -> bool:
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with deployment.runtime.database.writing() as session:
+            heartbeats.beat(session, "test", utcnow())
+    except DatabaseUnavailable:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+        return False
+    return True
+
+
+def a_stopped_worker(place: Place) -> Outcome:
+    """The worker is stopped with calls under way; another takes its rows when their lease is over."""
+    with closing(Receiver()) as receiver, deployed(place()) as deployment:
+        path = receiver.path(Answer(204, delay_seconds=1.0))
+        with ThreadPoolExecutor(8) as pool:
+            url = receiver.url(path)
+            accepted = set(pool.map(lambda n: deployment.submit(f"driver-token-of-a-stop-{n:05}", url), range(80)))
+        receiver.wait_for(path, 10)
+        with held(deployment, "worker callbacks"):
+            stopped_at = time.monotonic()
+            deployment.start("worker", "callbacks")
+            drained = drain(deployment, accepted, LEASE_SECONDS + 60)
+            lasted = time.monotonic() - stopped_at
+            before = len(receiver.at(path))
+            calls_under_way = before - len(accepted)
+            done = deployment.requests_with_events("CallbackDeliverySucceeded")
+        deployment.until(
+            lambda: events_of(deployment, "LateResultDiscarded") >= calls_under_way,
+            lambda: f"{events_of(deployment, 'LateResultDiscarded')} of {calls_under_way} late results noted",
+        )
+        # It works again: whatever it still wanted to send would be sent before this.
+        with deployment.runtime.database.reading() as session:
+            late_at = session.scalars(
+                select(EventRecord.at).where(EventRecord.type == "LateResultDiscarded").order_by(EventRecord.at.desc())
+            ).first()
+        probe = deployment.submit("driver-token-of-a-stop-probe", receiver.url(path))
+        deployment.wait_until(probe, state="delivered")
+        return {
+            "accepted": accepted,
+            "done": done,
+            "drained": drained,
+            "stopped": lasted,
+            "under_way": calls_under_way,
+            "late_results": events_of(deployment, "LateResultDiscarded"),
+            "late_at": late_at,
+            "late_calls": len(receiver.at(path)) - before - 1,
+            "duplicates": calls_beyond_the_first(receiver, path),
+            "terminal": {request_id: deployment.terminal_events(request_id) for request_id in accepted},
+        }
+
+
+def a_locked_database(place: Place) -> Outcome:
+    """Another process has a transaction open, while callbacks are under way and callers go on."""
+    with closing(Receiver()) as receiver, deployed(place()) as deployment:
+        path = receiver.path(Answer(204, delay_seconds=1.0))
+        before = offer(deployment, receiver.url(path), 0.5)
+        receiver.wait_for(path, 5)
+        began = time.monotonic()
+        with locked(deployment.runtime.database.path):
+            deployment_down = deployment.health()["status"]
+            during = Intake()
+            while time.monotonic() - began < LOCKED_SECONDS:
+                several = offer(deployment, receiver.url(path), 0.2)
+                during.accepted |= several.accepted
+                during.statuses += several.statuses
+                during.seconds += several.seconds
+                during.without_retry_after += several.without_retry_after
+            during.lasted = time.monotonic() - began
+        released = time.monotonic()
+        first = until_accepted(deployment, receiver.url(path))
+        recovered = time.monotonic() - released
+        accepted = before.accepted | during.accepted | {first}
+        return {
+            "health": deployment_down,
+            "during": during,
+            "recovered": recovered,
+            "drained": drain(deployment, accepted),
+            "accepted": accepted,
+            "stored": stored(deployment),
+            "duplicates": calls_beyond_the_first(receiver, path),
+        }
+
+
+def until_accepted(deployment: Deployment, url: str) -> str:
+    answers: list[requests.Response] = []
+
+    def accepted() -> bool:
+        answers.append(deployment.post(json=body(url, 99_999)))
+        return answers[-1].status_code == 200
+
+    deployment.until(accepted, lambda: f"not accepted again: {answers[-1].text}")
+    return str(answers[-1].json()["requestId"])
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LOCK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "locked\n"
+    try:
+        yield
+    finally:
+        process.communicate(timeout=10)
+
+
+def an_api_killed_before_its_answer(place: Place) -> Outcome:
+    directory = place()
+    failpoints = directory / "failpoints"
+    failpoints.mkdir()
+    with closing(Receiver()) as receiver, deployed(directory) as deployment:
+        path = receiver.path()
+        (failpoints / "draft").write_text("kill")
+        (failpoints / "draft").rename(failpoints / "api.after_commit")
+        key = {"Idempotency-Key": "of-the-killed-api"}
+        began = time.monotonic()
+        with pytest.raises(requests.ConnectionError):
+            deployment.post(json=body(receiver.url(path), 1), headers=key)
+        kept = stored(deployment)
+        answers: list[requests.Response] = []
+
+        def answered() -> bool:
+            with contextlib.suppress(requests.ConnectionError):
+                answers.append(deployment.post(json=body(receiver.url(path), 1), headers=key))
+            return bool(answers)
+
+        deployment.until(answered, "nobody answers")
+        answered_in = time.monotonic() - began
+        (request_id,) = kept
+        deployment.wait_until(request_id, state="delivered")
+        return {
+            "kept": kept,
+            "stored": stored(deployment),
+            "status": answers[0].status_code,
+            "replayed": answers[0].headers.get("Idempotency-Replayed"),
+            "request_id": answers[0].json().get("requestId"),
+            "calls": len(receiver.at(path)),
+            "answered_in": answered_in,
+        }
+
+
+def faults_of_redis(place: Place) -> Outcome:
+    """Away, out of memory, emptied: one after the other, in one deployment."""
+    with closing(Receiver()) as receiver, deployed(place(), CALLBACK_MAX_RETRIES="0") as deployment:
+        away = redis_away(deployment, receiver)
+        deployment.until(lambda: deployment.health()["status"] == "UP", "not healthy again")
+        full = redis_full(deployment, receiver)
+        deployment.until(lambda: deployment.health()["status"] == "UP", "not healthy again")
+        emptied = redis_emptied(deployment, receiver)
+        return {"away": away, "full": full, "emptied": emptied}
+
+
+def redis_away(deployment: Deployment, receiver: Receiver) -> Outcome:
+    path = receiver.path()
+    before = offer(deployment, receiver.url(path), CALM_SECONDS)
+    drain(deployment, before.accepted)
+    with deployment.nothing_restarts():
+        deployment.kill("redis")
+        during = offer(deployment, receiver.url(path), REDIS_AWAY_SECONDS)
+        health = deployment.get("/health")
+    drained = drain(deployment, before.accepted | during.accepted)
+    return {
+        "before": before,
+        "during": during,
+        "health": (health.status_code, health.json()["status"], health.json()["components"]["redis"]["status"]),
+        "drained": drained,
+        "duplicates": calls_beyond_the_first(receiver, path),
+    }
+
+
+def redis_full(deployment: Deployment, receiver: Receiver) -> Outcome:
+    path = receiver.path()
+    with closing(Redis.from_url(deployment.runtime.redis_url)) as client:
+        client.config_set("maxmemory", "1")
+        try:
+            during = offer(deployment, receiver.url(path), 5)
+            deployment.until(lambda: refused_for_memory(client), "Redis refused nothing")
+            kept = during.accepted <= stored(deployment)
+        finally:
+            client.config_set("maxmemory", "0")
+        return {
+            "during": during,
+            "kept": kept,
+            "refused": refused_for_memory(client),
+            "drained": drain(deployment, during.accepted),
+            "duplicates": calls_beyond_the_first(receiver, path),
+        }
+
+
+def refused_for_memory(client: "Redis[bytes]") -> int:
+    errors: Any = client.info("errorstats")
+    return int(errors.get("errorstat_OOM", {}).get("count", 0))
+
+
+def redis_emptied(deployment: Deployment, receiver: Receiver) -> Outcome:
+    path = receiver.path()
+    workers = [f"worker {queue}" for queue in ("authorization", "callbacks", "delivery-events")]
+    with closing(Redis.from_url(deployment.runtime.redis_url)) as client, ExitStack() as stack:
+        stack.enter_context(held(deployment, *workers))
+        accepted = store_many(deployment, receiver.url(path), BACKLOG)
+        deployment.until(lambda: bool(claimed_jobs(deployment)), "nothing published")
+        before = claimed_jobs(deployment)
+        client.flushall()
+        emptied_at = time.monotonic()
+        deployment.until(lambda: enqueued_again(deployment, client, before), "not enqueued again", DRAINED_SECONDS)
+        enqueued = time.monotonic() - emptied_at
+        stack.close()
+        drained = drain(deployment, accepted, 150)
+        return {
+            "accepted": accepted,
+            "jobs": len(before),
+            "enqueued": enqueued,
+            "drained": drained,
+            "duplicates": calls_beyond_the_first(receiver, path),
+        }
+
+
+def store_many(deployment: Deployment, url: str, number: int) -> set[str]:
+    """As the API does, but 500 to a transaction."""
+    vault = deployment.runtime.vault
+    token = "driver-token-of-a-backlog"
+    new = NewRequest(
+        caller="",
+        station_id=STATION,
+        token_sealed=vault.seal(token),
+        token_hash=vault.hash(token),
+        token_masked=mask(token),
+        callback_url=url,
+        destination=url.split("/")[2],
+        ttl_seconds=900,
+        decide_within_seconds=300,
+    )
+    accepted: set[str] = set()
+    for _ in range(number // 500):
+        with deployment.runtime.database.writing() as session:
+            answers = request_charging_sessions(session, [new] * 500, queue_max_size=2 * BACKLOG, now=utcnow())
+        accepted |= {each.request_id for each in answers}  # type: ignore[union-attr]
+    return accepted
+
+
+def claimed_jobs(deployment: Deployment) -> set[str]:
+    outbox = ChargingSessionRequestOutbox
+    with deployment.runtime.database.reading() as session:
+        waiting = select(outbox.job_id).distinct().where(outbox.settled_at.is_(None), outbox.job_id.is_not(None))
+        return set(session.scalars(waiting))
+
+
+def enqueued_again(deployment: Deployment, client: "Redis[bytes]", lost: set[str]) -> bool:
+    """Every row that was in Redis is there again, in a job that Redis knows."""
+    now = claimed_jobs(deployment)
+    queued = {each.decode() for each in client.lrange("rq:queue:authorization", 0, -1)}
+    return bool(queued) and not now & lost and now <= queued
+
+
+def a_full_disk(place: Place) -> Outcome:
+    """Everything of a deployment on one small disk: database, log of the processes, pipes, sockets."""
+    with small_disk(place()) as directory, closing(Receiver()) as receiver, deployed(directory) as deployment:
+        path = receiver.path()
+        before = offer(deployment, receiver.url(path), 1)
+        fill(directory / "ballast")
+        during = Intake()
+        deployment.until(
+            lambda: fill(directory / "more") or refused(deployment, receiver.url(path), during), "never refused"
+        )
+        while len(during.seconds) < 300:
+            refused(deployment, receiver.url(path), during)
+        # Whoever has to start meanwhile must get past it too.
+        for program in ("relay", "worker callbacks"):
+            deployment.kill(program)
+        health = deployment.health()["status"]
+        while len(during.seconds) < 400:
+            refused(deployment, receiver.url(path), during)
+        for name in ("ballast", "more"):
+            (directory / name).unlink()
+        freed = time.monotonic()
+        first = until_accepted(deployment, receiver.url(path))
+        recovered = time.monotonic() - freed
+        accepted = before.accepted | during.accepted | {first}
+        kept = stored(deployment)
+        return {
+            "during": during,
+            "health": health,
+            "lost": accepted - kept,
+            "recovered": recovered,
+            "drained": drain(deployment, accepted),
+            "duplicates": calls_beyond_the_first(receiver, path),
+        }
+
+
+def refused(deployment: Deployment, url: str, intake: Intake) -> bool:
+    sent = time.monotonic()
+    answer = deployment.post(json=body(url, len(intake.seconds)))
+    intake.note(answer, time.monotonic() - sent)
+    return answer.status_code != 200
+
+
+def fill(ballast: Path) -> bool:
+    """To the last byte; False, so that something else may be asked after it."""
+    with ballast.open("ab", buffering=0) as file:
+        for size in (65_536, 4_096):
+            try:
+                while True:
+                    file.write(b"x" * size)
+            except OSError as error:
+                assert error.errno == errno.ENOSPC, error
+    return False
+
+
+@contextmanager
+def small_disk(directory: Path) -> Iterator[Path]:
+    disk = directory / "disk"
+    disk.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m,mode=700", "chargeapp-test", disk], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a small disk cannot be mounted here: {done.stderr.strip()}")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+class BadServer:
+    """A receiver that takes every connection and treats each as `how` says, until the other side has enough."""
+
+    def __init__(self, how: Callable[[socket.socket, threading.Event], None]) -> None:
+        self._how = how
+        self._closing = threading.Event()
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self._listening.getsockname()[1]
+        self.lasted: list[float] = []
+        self._threads = [threading.Thread(target=self._accept)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                connection, _ = self._listening.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._serve, args=(connection,))
+            self._threads.append(thread)
+            thread.start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        began = time.monotonic()
+        connection.settimeout(60)
+        with connection, contextlib.suppress(OSError):
+            self._how(connection, self._closing)
+        self.lasted.append(time.monotonic() - began)
+
+    def close(self) -> None:
+        self._closing.set()
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        for thread in self._threads:
+            thread.join()
+
+
+def one_byte_a_second(connection: socket.socket, closing_: threading.Event) -> None:
+    connection.recv(65_536)
+    for letter in b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000:
+        connection.sendall(bytes([letter]))
+        if closing_.wait(1):
+            return
+
+
+def endless_body(connection: socket.socket, closing_: threading.Event) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
+    while not closing_.is_set():
+        connection.sendall(b"x" * 65_536)
+
+
+def hundred_megabytes_of_headers(connection: socket.socket, closing_: threading.Event) -> None:
+    connection.recv(65_536)
+    connection.sendall(b"HTTP/1.1 200 OK\r\n")
+    for number in range(1_600):
+        if closing_.is_set():
+            return
+        connection.sendall(b"X-%d: " % number + b"x" * 65_500 + b"\r\n")
+
+
+def hanging_tls(connection: socket.socket, closing_: threading.Event) -> None:
+    while connection.recv(65_536):
+        pass
+
+
+BAD = {
+    "1 byte/s": one_byte_a_second,
+    "endless body": endless_body,
+    "100 MB of headers": hundred_megabytes_of_headers,
+    "hanging TLS": hanging_tls,
+}
+CALLBACK_DEADLINE_SECONDS = 4.0
+
+
+def bad_receivers(place: Place) -> Outcome:
+    """All of them at once, beside one that answers well."""
+    with ExitStack() as stack:
+        receiver = stack.enter_context(closing(Receiver()))
+        bad = {name: stack.enter_context(closing(BadServer(how))) for name, how in BAD.items()}
+        deployment = stack.enter_context(
+            deployed(
+                place(),
+                CALLBACK_TIMEOUT_MILLIS=str(round(CALLBACK_DEADLINE_SECONDS * 1000)),
+                CALLBACK_MAX_RETRIES="0",
+            )
+        )
+        worker = deployment.pid_of("worker callbacks")
+        alone = decision_times(deployment, receiver)
+        memory_before = resident_mebibytes(worker)
+        wanted = []
+        for name, server in bad.items():
+            scheme = "https" if name == "hanging TLS" else "http"
+            for number in range(15):
+                url = f"{scheme}://127.0.0.1:{server.port}/"
+                answer = deployment.post(json=body(url, number, ttlSeconds=25))
+                wanted.append((name, answer.json()["requestId"]))
+        beside = decision_times(deployment, receiver)
+        states: dict[str, Counter[str]] = {name: Counter() for name in bad}
+
+        def ended() -> bool:
+            return all(deployment.terminal_events(id_) for _, id_ in wanted)
+
+        deployment.until(ended, "not all of them ended", DRAINED_SECONDS)
+        for name, id_ in wanted:
+            states[name][deployment.show(id_)["state"]] += 1
+        return {
+            "alone": alone,
+            "beside": beside,
+            "states": states,
+            "connected": {name: len(server.lasted) for name, server in bad.items()},
+            "longest": {name: max(server.lasted, default=0.0) for name, server in bad.items()},
+            "memory": (memory_before, resident_mebibytes(worker)),
+            "same_worker": deployment.pid_of("worker callbacks") == worker,
+        }
+
+
+def decision_times(deployment: Deployment, receiver: Receiver) -> float:
+    """The 95th percentile of the seconds from the request to its callback."""
+    path = receiver.path()
+    sent: dict[str, float] = {}
+    for number in range(60):
+        at = time.monotonic()
+        sent[deployment.submit(f"driver-token-of-good-{number:05}", receiver.url(path))] = at
+        time.sleep(0.05)  # the pace of the callers
+    receiver.wait_for(path, len(sent))
+    took = [calls[0].at - sent[id_] for id_, calls in receiver.by_request(path).items()]
+    return statistics.quantiles(took, n=20)[-1]
+
+
+def resident_mebibytes(pid: int) -> float:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
+
+
+def stops_under_load(place: Place) -> Outcome:
+    """Everything is asked to end again and again, while callers go on and callbacks are under way."""
+    with closing(Receiver()) as receiver, Deployment(place()) as deployment:
+        path = receiver.path(Answer(204, delay_seconds=0.2))
+        intake, finished = Intake(), threading.Event()
+
+        def call(thread: int) -> None:
+            number = 0
+            while not finished.wait(0.1):
+                number += 1
+                sent = time.monotonic()
+                with contextlib.suppress(requests.ConnectionError), requests.Session() as http:
+                    http.trust_env = False
+                    answer = http.post(
+                        f"{deployment.url}/api/v1/charging-session",
+                        json=body(receiver.url(path), 1_000 * thread + number),
+                        timeout=30,
+                    )
+                    intake.note(answer, time.monotonic() - sent)
+
+        with ThreadPoolExecutor(4) as pool:
+            callers = [pool.submit(call, thread) for thread in range(4)]
+            try:
+                ends = [one_stop(deployment, receiver, path, intake) for _ in range(STOPS)]
+            finally:
+                finished.set()
+            for caller in callers:
+                caller.result()
+        process = deployment.start("up", "--no-demo")
+        drained = drain(deployment, set(intake.accepted))
+        status = stop(process)
+        return {
+            "intake": intake,
+            "ends": [*ends, (0.0, status)],
+            "drained": drained,
+            "duplicates": calls_beyond_the_first(receiver, path),
+            "terminal": max(len(deployment.terminal_events(id_)) for id_ in intake.accepted),
+            "trouble": "Traceback" in deployment.output(),
+        }
+
+
+def one_stop(deployment: Deployment, receiver: Receiver, path: str, intake: Intake) -> tuple[float, int]:
+    accepted, called = len(intake.accepted), len(receiver.at(path))
+    process = deployment.start("up", "--no-demo")
+    deployment.until(
+        lambda: len(intake.accepted) >= accepted + 40 and len(receiver.at(path)) >= called + 20,
+        "does not work again",
+        60,
+    )
+    began = time.monotonic()
+    status = stop(process)
+    return time.monotonic() - began, status
+
+
+@contextmanager
+def deployed(directory: Path, **settings: str) -> Iterator[Deployment]:
+    """Says what the processes said if something is wrong with it."""
+    with Deployment(directory, **settings) as deployment:
+        try:
+            yield deployment.up()
+        except Exception as error:
+            error.add_note(deployment.output()[-5_000:])
+            raise
+
+
+# Tests
+
+SCENARIOS: dict[str, Callable[[Place], Outcome]] = {
+    "stopped": a_stopped_worker,
+    "locked": a_locked_database,
+    "killed": an_api_killed_before_its_answer,
+    "redis": faults_of_redis,
+    "disk": a_full_disk,
+    "bad": bad_receivers,
+    "stops": stops_under_load,
+}
+# Those of one line take turns; the lines go on side by side.
+LINES = (("stopped",), ("redis",), ("locked", "killed"), ("bad", "disk", "stops"))
+
+
+@pytest.fixture(scope="module")
+def under_way(request: pytest.FixtureRequest, data_dir: Place) -> Iterator[dict[str, "Future[Outcome]"]]:
+    """Every scenario that a selected test waits for."""
+    wanted = {
+        mark.args[0] for item in request.session.items for mark in item.iter_markers("waits_for") if mark.args
+    }
+    futures: dict[str, Future[Outcome]] = {name: Future() for name in wanted}
+
+    def go_through(line: tuple[str, ...]) -> None:
+        for name in line:
+            if name in futures:
+                try:
+                    futures[name].set_result(SCENARIOS[name](data_dir))
+                except BaseException as error:
+                    futures[name].set_exception(error)
+
+    with ThreadPoolExecutor(len(LINES)) as pool:
+        lines = [pool.submit(go_through, line) for line in LINES]
+        yield futures
+        for line in lines:
+            line.result()
