@@ -10,9 +10,12 @@ from chargeapp.clock import utcnow
 from chargeapp.domain.authorization import Answer, Inquiry
 from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.pipeline import AUTHORIZATION, CALLBACKS
+from chargeapp.relay import DECISION_GRACE
 from chargeapp.runtime import Runtime
 from chargeapp.services.authorization_decisions import Answered, Question, record_decisions, take_questions
 from chargeapp.storage.outbox import Ticket
+
+TOO_LATE = Answer(Decision.UNKNOWN, Reason.AUTHORIZATION_TIMEOUT, source="deadline", tries=0)
 
 
 class Authorization:
@@ -37,16 +40,15 @@ class Authorization:
         return ""
 
     def perform(self, task: Question) -> Answered:
+        failpoints.reach("authorization.before_call")
         now = utcnow()
         if now >= task.decide_by:
-            late = Answer(Decision.UNKNOWN, Reason.AUTHORIZATION_TIMEOUT, source="deadline", tries=0)
-            return Answered(task, late)
-        token = self._vault.open(task.token_sealed)
-        inquiry = Inquiry(task.station_id, token, task.token_hash, task.decide_by)
-        failpoints.reach("authorization.before_call")
+            return Answered(task, TOO_LATE)
+        inquiry = Inquiry(task.station_id, self._vault.open(task.token_sealed), task.token_hash, task.decide_by)
         answer = self._authorizer.authorize(inquiry, now)
         failpoints.reach("authorization.after_call")
-        return Answered(task, answer)
+        # A driver is told by the deadline or told `unknown`, even if this process was stopped meanwhile.
+        return Answered(task, answer if utcnow() < task.decide_by + DECISION_GRACE else TOO_LATE)
 
     def record(self, session: Session, results: Sequence[Answered], now: datetime) -> None:
         record_decisions(session, results, now)

@@ -96,8 +96,9 @@ class Supervisor:
     def _reap(self, *, restart: bool) -> None:
         while self._running and (ended := os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)):
             if ended.si_pid in self._running:
-                # Its own children, if any, end too; while the zombie is kept, nobody else can have its group's number.
-                _signal_group(ended.si_pid, signal.SIGTERM)
+                # What it left behind would keep its port, even a stopped process; while the zombie is kept, nobody else
+                # can have its group's number.
+                _signal_group(ended.si_pid, signal.SIGKILL)
             _, wait_status = os.waitpid(ended.si_pid, 0)
             if ended.si_pid not in self._running:
                 continue

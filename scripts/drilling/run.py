@@ -82,9 +82,10 @@ class Drill:
         return self.directory / "receiver.jsonl"
 
     async def _act_until_told_to_stop(self) -> None:
-        """SIGTERM ends it like Ctrl-C: nothing of the deployment stays behind."""
+        """SIGTERM and a closed terminal end it like Ctrl-C: nothing of the deployment stays behind."""
         acting = asyncio.create_task(self._act())
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, acting.cancel)
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(number, acting.cancel)
         await acting
 
     async def _act(self) -> None:
@@ -144,8 +145,11 @@ class Drill:
     async def _go_through_failpoints(self) -> None:
         async with self._watched("failpoints", self._failpoints.total):
             points = asyncio.create_task(self._failpoints.run())
-            await self._load.run(until=points.done)
-            await points
+            try:
+                await self._load.run(until=points.done)
+                await points
+            finally:
+                await _cancel(points)
 
     @asynccontextmanager
     async def _watched(self, name: str, total: int) -> AsyncIterator[None]:
@@ -248,13 +252,19 @@ class Drill:
 async def _both(load: asyncio.Task[None], chaos: asyncio.Task[None] | None, seconds: float) -> None:
     """Both, or as much of them as fits into `seconds`: an API that never comes back is a finding, too."""
     tasks = [load, chaos] if chaos else [load]
-    done, late = await asyncio.wait(tasks, timeout=seconds)
-    for task in late:
-        task.cancel()
-    if late:
-        await asyncio.wait(late)
+    try:
+        done, _ = await asyncio.wait(tasks, timeout=seconds)
+    finally:
+        await _cancel(*tasks)
     for task in done:
         task.result()
+
+
+async def _cancel(*tasks: asyncio.Task[None]) -> None:
+    """And wait until they have ended; nothing happens to those that have."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _number(status: int | None) -> float:
