@@ -5,6 +5,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from chargeapp.config import Settings, load_settings
 from chargeapp.runtime import Runtime
+from chargeapp.web.api_docs import api_docs
 from chargeapp.web.auth import Doorkeeper, check_keys_exist
 from chargeapp.web.authorize import authorize
 from chargeapp.web.charging_sessions import charging_sessions
@@ -18,7 +19,7 @@ from chargeapp.web.rate_limits import install_rate_limits
 def create_app(settings: Settings | None = None) -> Flask:
     """A WSGI application; connects to the database when a request needs it, and to see that keys exist."""
     settings = settings or load_settings()
-    runtime = Runtime(settings)
+    runtime = Runtime(settings).verify()
     check_keys_exist(runtime)
     app = Flask("chargeapp.web", static_folder="static", template_folder="templates")
     # One more than allowed: a chunked body is cut there without an error, so that its length tells.
@@ -37,5 +38,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(charging_sessions(runtime))
     app.register_blueprint(authorize(runtime))
     app.register_blueprint(operations(runtime))
+    app.register_blueprint(api_docs(runtime))
     app.register_blueprint(console(runtime))
     return app

@@ -183,7 +183,10 @@ class SettingsSchema(Schema):
 def load_settings(environ: Mapping[str, str] | None = None, config_file: Path | None = None) -> Settings:
     """Environment over chargeapp.toml over defaults; raises MisconfiguredError naming every wrong value."""
     environ = os.environ if environ is None else environ
-    config_file = config_file or Path(environ.get("CHARGEAPP_CONFIG", CONFIG_FILE))
+    named = environ.get("CHARGEAPP_CONFIG")
+    config_file = config_file or Path(named or CONFIG_FILE)
+    if named and not config_file.exists():
+        raise MisconfiguredError(f"CHARGEAPP_CONFIG: {config_file} does not exist")
     names = {each.name.upper(): each for each in fields(Settings)}
     given = {ALIASES.get(name, name): value for name, value in _from_file(config_file).items()}
     given |= {ALIASES[name]: value for name, value in environ.items() if name in ALIASES and value != ""}

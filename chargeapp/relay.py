@@ -15,6 +15,7 @@ from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.services.authorization_decisions import decide_overdue
+from chargeapp.services.clock_changes import follow_clock_back
 from chargeapp.services.delivery_events import expire_overdue
 from chargeapp.services.retention import Forgotten, Retention, forget, sum_up_old_minutes
 from chargeapp.storage import heartbeats, outbox
@@ -145,10 +146,13 @@ class Relay:
         while True:
             now = utcnow()
             with self._database.writing() as session:
+                set_back = follow_clock_back(session, "relay", now)
                 decided = decide_overdue(session, now, now - DECISION_GRACE, ROWS_A_BITE)
                 expired = expire_overdue(session, now, now - self._expiry_grace, ROWS_A_BITE)
                 heartbeats.beat(session, "relay", now)
                 heartbeats.forget_old(session, now)
+            if set_back:
+                log.warning("Clock was set back", action="clock_set_back", seconds=set_back.total_seconds())
             done.decided_by_deadline += decided
             done.expired += expired
             if max(decided, expired) < ROWS_A_BITE:

@@ -163,6 +163,33 @@ def page_of_requests(
     return list(session.scalars(statement))
 
 
+@dataclass(frozen=True)
+class Backlog:
+    """What one queue's outbox has to do."""
+
+    queue: str
+    waiting: int
+    oldest_due_at: datetime | None
+    dead: int
+
+
+def backlogs(session: Session, now: datetime) -> list[Backlog]:
+    """In the order of the stages. A row that waits for its retry is not due yet, and so never the oldest."""
+    return [
+        Backlog(
+            stage.queue,
+            _count(session, stage.outbox, dead=False),
+            session.scalar(
+                select(func.min(stage.outbox.due_at)).where(
+                    stage.outbox.settled_at.is_(None), stage.outbox.dead_at.is_(None), stage.outbox.due_at <= now
+                )
+            ),
+            _count(session, stage.outbox, dead=True),
+        )
+        for stage in STAGES
+    ]
+
+
 def _count(session: Session, outbox: Any, *, dead: bool) -> int:
     condition = outbox.dead_at.is_not(None) if dead else outbox.dead_at.is_(None)
     return session.scalar(select(func.count()).select_from(outbox).where(outbox.settled_at.is_(None), condition)) or 0

@@ -3,11 +3,12 @@
 from datetime import timedelta
 from functools import cached_property
 
-import redis
+from redis import Redis
 
 from chargeapp import failpoints
 from chargeapp.config import Settings
 from chargeapp.domain.retry_policy import RetryPolicy
+from chargeapp.errors import MisconfiguredError, RequestRefused
 from chargeapp.outbound.access_list import AccessList
 from chargeapp.outbound.authorization_service import AuthorizationService
 from chargeapp.outbound.callback_endpoint import CallbackEndpoint
@@ -16,6 +17,7 @@ from chargeapp.outbound.http_client import HttpClient
 from chargeapp.outbound.webhook_signers import WebhookSigners
 from chargeapp.relay import Relay
 from chargeapp.security.address_policy import AddressPolicy
+from chargeapp.security.callback_url import parse_callback_url
 from chargeapp.security.driver_tokens import TokenVault
 from chargeapp.security.secrets_file import Secrets, load_secrets
 from chargeapp.security.signatures import Signer
@@ -37,7 +39,13 @@ class Runtime:
 
     def verify(self) -> "Runtime":
         """Says at the start what would fail at the first request; raises MisconfiguredError. Connects to nothing."""
-        _ = self.database, self.vault, self.signer
+        _ = self.database, self.vault, self.signer, self.redis
+        if (url := self.settings.authorization_service_url) is not None:
+            try:
+                parse_callback_url(url)
+            except RequestRefused as error:
+                reason = str(error).removeprefix("callback_url ")
+                raise MisconfiguredError(f"AUTHORIZATION_SERVICE_URL {reason}") from error
         return self
 
     @cached_property
@@ -53,8 +61,13 @@ class Runtime:
         return Wakeups(self.settings.chargeapp_data_dir / "wakeups")
 
     @cached_property
-    def redis(self) -> redis.Redis:
+    def redis(self) -> Redis:
         return rq_transport.connect(self.redis_url)
+
+    @cached_property
+    def redis_probe(self) -> Redis:
+        """For a look that must not take long, even if Redis accepts connections and then says nothing."""
+        return rq_transport.connect(self.redis_url, timeout_seconds=0.5)
 
     @property
     def redis_url(self) -> str:

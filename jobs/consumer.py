@@ -17,18 +17,18 @@ from sqlalchemy.orm import Session
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import PermanentFailure, TemporaryFailure
+from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.storage import outbox
-from chargeapp.storage.database import Database, DatabaseUnavailable
+from chargeapp.storage.database import Database, DatabaseUnavailable, is_database_trouble
 from chargeapp.storage.outbox import Ticket
 from chargeapp.storage.wakeups import Bell, Wakeups
 from jobs.work import Result, Task, Work
 
 log = get_logger()
 
-# After this long without a row the job ends; the next row starts another.
-LINGER_SECONDS = 1.0
+# After this long without a row the job ends; the next row starts another. Longer than the first retry's pause.
+LINGER_SECONDS = 1.5
 # After this long it ends as soon as nothing is under way, so that RQ can do its housekeeping; a while later it takes
 # no more in any case. Ending means to wait for the slowest call, so it is rare.
 LONG_SECONDS = 120.0
@@ -66,6 +66,7 @@ class Consumer(Generic[Task, Result]):
         self._stopping = stopping
         self._after_commit = after_commit
         self._waiting: deque[Task] = deque()
+        self._lease_ends: dict[Ticket, float] = {}
         self._running: dict[Ticket, Task] = {}
         self._busy: Counter[str] = Counter()
         self._finished: queue.SimpleQueue[tuple[Task, Result | Exception]] = queue.SimpleQueue()
@@ -120,9 +121,9 @@ class Consumer(Generic[Task, Result]):
     def _transact(self, claim: int) -> None:
         """Record what came in, begin with the job's own rows, claim up to `claim` more: all or nothing."""
         results, tickets = self._results, self._tickets
-        now = utcnow()
+        now, lease_ends = utcnow(), time.monotonic() + outbox.LEASE_SECONDS
         try:
-            # Without a result it only claims.
+            # Without a result nothing was promised to anybody: lost with the power, it is done again as a whole.
             with self._database.writing(durable=bool(results)) as session:
                 self._record(session, results, now)
                 self._give_up(session, now)
@@ -152,15 +153,28 @@ class Consumer(Generic[Task, Result]):
         self._results, self._failures, self._tickets, self._given_back = [], [], (), []
         self._more_due = bool(claim) and len(own) >= claim
         self._waiting.extend(tasks)
+        self._lease_ends |= dict.fromkeys(map(self._work.ticket, tasks), lease_ends)
         if results or len(tasks) < len(own):
+            self._tell_next_stage()
+
+    def _tell_next_stage(self) -> None:
+        """Whatever goes wrong here, the calls under way must still be recorded; the relay finds the rows anyway."""
+        try:
             self._after_commit()
+        except BaseTimeoutException:
+            raise
+        except Exception:
+            log.exception("The next stage was not told", action="hand_over_failed")
 
     def _claim(self, session: Session, limit: int, now: datetime) -> list[Ticket]:
-        held = self._busy + Counter(map(self._work.destination, self._waiting))
-        crowded = [name for name, rows in held.items() if name and rows >= self._share + self._threads]
         return outbox.claim_due(
-            session, self._outbox, job_id=self._job_id, limit=limit, now=now, taken=True, not_to=crowded
+            session, self._outbox, job_id=self._job_id, limit=limit, now=now, taken=True, not_to=self._crowded()
         )
+
+    def _crowded(self) -> list[str]:
+        """Destinations that hold so many rows here already that more of them had better wait in the database."""
+        held = self._busy + Counter(map(self._work.destination, self._waiting))
+        return [name for name, rows in held.items() if name and rows >= self._share + self._threads]
 
     def _take(self, session: Session, tickets: list[Ticket], now: datetime) -> list[Task]:
         if not self._careful:
@@ -173,6 +187,8 @@ class Consumer(Generic[Task, Result]):
             except (BaseTimeoutException, TemporaryFailure):
                 raise
             except Exception as error:
+                if is_database_trouble(error):
+                    raise
                 self._bury(session, ticket, error, now)
         return tasks
 
@@ -187,15 +203,17 @@ class Consumer(Generic[Task, Result]):
             except (BaseTimeoutException, TemporaryFailure):
                 raise
             except Exception as error:
+                if is_database_trouble(error):
+                    raise
                 self._bury(session, self._work.result_ticket(result), error, now)
 
     def _give_up(self, session: Session, now: datetime) -> None:
-        """Calls that raised: for good becomes a dead letter, everything else is tried again."""
+        """Calls that raised: what may work later is tried again, everything else becomes a dead letter."""
         for ticket, error in self._failures:
-            if isinstance(error, PermanentFailure):
-                self._bury(session, ticket, error, now)
-            else:
+            if isinstance(error, TemporaryFailure | OSError | MemoryError):
                 outbox.release(session, self._outbox, [ticket], now + HINDERED_PAUSE)
+            else:
+                self._bury(session, ticket, error, now)
 
     def _bury(self, session: Session, ticket: Ticket, error: Exception, now: datetime) -> None:
         log.error(
@@ -207,19 +225,25 @@ class Consumer(Generic[Task, Result]):
         """Hand waiting tasks to threads, leaving out those of a destination that has its share already."""
         if self._stopping():
             # A call begun now might end too late to be recorded, and so be made twice.
-            self._given_back += [*self._tickets, *map(self._work.ticket, self._waiting)]
-            self._tickets = ()
+            self._given_back += map(self._work.ticket, self._waiting)
             self._waiting.clear()
+            self._lease_ends.clear()
         for _ in range(len(self._waiting)):
             if len(self._running) >= self._threads:
                 return
             task = self._waiting.popleft()
-            destination = self._work.destination(task)
+            destination, ticket = self._work.destination(task), self._work.ticket(task)
+            if time.monotonic() > self._lease_ends[ticket]:
+                # This process was held up for so long that somebody else may have made the call.
+                self._given_back.append(ticket)
+                del self._lease_ends[ticket]
+                continue
             if self._has_its_share(destination):
                 self._waiting.append(task)
                 continue
             self._busy[destination] += 1
-            self._running[self._work.ticket(task)] = task
+            self._running[ticket] = task
+            del self._lease_ends[ticket]
             self._pool.submit(self._perform, task, bell)
 
     def _has_its_share(self, destination: str) -> bool:
@@ -252,17 +276,22 @@ class Consumer(Generic[Task, Result]):
     def _any_due(self) -> bool:
         try:
             with self._database.reading() as session:
-                return outbox.any_to_take(session, self._outbox, utcnow())
+                return outbox.any_to_take(session, self._outbox, utcnow(), self._crowded())
         except DatabaseUnavailable:
             return False
 
     def _renew(self) -> None:
-        tickets = [*self._running, *map(self._work.ticket, self._waiting)]
+        now = time.monotonic()
+        # A lease that has ended is not had again: the row may have a new owner.
+        waiting = [ticket for ticket, ends in self._lease_ends.items() if ends > now]
         try:
             with self._database.writing(durable=False) as session:
-                outbox.renew(session, self._outbox, tickets, utcnow())
+                unrecorded = map(self._work.result_ticket, self._results)
+                outbox.renew(session, self._outbox, [*self._running, *unrecorded, *waiting], utcnow())
         except DatabaseUnavailable as error:
             log.warning("Leases are not renewed", action="job_hindered", error=str(error))
+        else:
+            self._lease_ends |= dict.fromkeys(waiting, now + outbox.LEASE_SECONDS)
 
     def _next_retry(self) -> datetime | None:
         try:

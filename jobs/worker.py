@@ -106,6 +106,9 @@ class StageWorker(SimpleWorker):
         pause = math.ceil((retry_at - utcnow()).total_seconds())
         return Retry(max=RETRIES_PER_JOB, interval=[max(1, pause)])
 
+    def set_shutdown_requested_date(self) -> None:
+        """RQ's own asks Redis in a signal handler: while Redis is away that would end the job in the middle."""
+
     def _hand_over(self) -> None:
         if self._work_of_stage.next_stage:
             self._wake(self._work_of_stage.next_stage)
@@ -258,7 +261,7 @@ class Heart:
 
     def _beat(self) -> None:
         while True:
-            with contextlib.suppress(DatabaseUnavailable), self._runtime.database.writing() as session:
+            with contextlib.suppress(DatabaseUnavailable), self._runtime.database.writing(durable=False) as session:
                 heartbeats.beat(session, self._process, utcnow(), self._runtime.circuit_state())
             if self._stop.wait(heartbeats.BEAT_SECONDS):
                 return

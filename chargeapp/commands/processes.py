@@ -1,7 +1,9 @@
 """The long-running processes, one command each, for Procfile, systemd and cron."""
 
 import json
+import os
 import signal
+import sys
 import threading
 from dataclasses import asdict
 from types import FrameType
@@ -68,6 +70,10 @@ def worker(queue: str) -> None:
     settings = load_settings()
     configure_logging(settings, f"worker {queue}")
     run_worker(Runtime(settings).verify(), next(stage for stage in STAGES if stage.queue == queue))
+    # A call that outlasts the orderly stop is left to its lease; the interpreter would wait for its thread.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def check_web_may_start(runtime: Runtime) -> None:

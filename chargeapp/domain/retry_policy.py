@@ -33,10 +33,12 @@ class RetryPolicy:
         moment = now + timedelta(seconds=max(delay, retry_after_seconds or 0))
         return moment if moment < expires_at else None
 
-    def next_round_at(self, rounds: int, now: datetime, expires_at: datetime) -> datetime | None:
+    def next_round_at(
+        self, rounds: int, now: datetime, expires_at: datetime, retry_after_seconds: float | None = None
+    ) -> datetime | None:
         """When the round after `rounds` (at least 1) begins; the last pause repeats until the request expires."""
         if not self.rounds_seconds:
             return None
         pause = self.rounds_seconds[min(rounds, len(self.rounds_seconds)) - 1]
-        moment = now + timedelta(seconds=pause)
+        moment = now + timedelta(seconds=max(pause, retry_after_seconds or 0))
         return moment if moment < expires_at else None

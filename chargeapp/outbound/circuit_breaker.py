@@ -26,7 +26,8 @@ class CircuitBreaker:
             throw_new_error_on_trip=False,
         )
         self._lock = threading.Lock()
-        self._probing = False
+        # The thread whose call is the probe; results of other calls say nothing about the service as it is now.
+        self._prober: int | None = None
 
     @property
     def state(self) -> str:
@@ -40,9 +41,9 @@ class CircuitBreaker:
         with self._lock:
             opened_at = self._storage.opened_at
             waited = opened_at is None or datetime.now(UTC) >= _as_utc(opened_at) + self._open_for
-            if self._probing or not waited:
+            if self._prober is not None or not waited:
                 return False
-            self._probing = True
+            self._prober = threading.get_ident()
             return True
 
     def record(self, *, succeeded: bool) -> None:
@@ -50,13 +51,16 @@ class CircuitBreaker:
             if not succeeded:
                 raise ServiceFailedError
 
-        try:
-            self._breaker.call(outcome)
-        except (ServiceFailedError, pybreaker.CircuitBreakerError):
-            pass  # A call that began before the circuit opened may end after it.
-        finally:
-            with self._lock:
-                self._probing = False
+        with self._lock:
+            probe = self._prober == threading.get_ident()
+            if self.state != pybreaker.STATE_CLOSED and not probe:
+                return  # It began before the circuit opened.
+            try:
+                self._breaker.call(outcome)
+            except (ServiceFailedError, pybreaker.CircuitBreakerError):
+                pass
+            finally:
+                self._prober = None if probe else self._prober
 
 
 def _as_utc(moment: datetime) -> datetime:

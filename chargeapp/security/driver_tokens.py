@@ -56,8 +56,8 @@ class TokenVault:
 
 def mask(token: str) -> str:
     """Enough to tell two tokens apart on a screen, too little to use one."""
-    if len(token) < 3 * SHOWN:
-        return "…"
+    if len(token) < 5 * SHOWN:
+        return f"…{token[-2:]}" if len(token) >= SHOWN else "…"
     return f"{token[:SHOWN]}…{token[-SHOWN:]}"
 
 

@@ -101,7 +101,8 @@ def _decide(session: Session, answers: dict[str, Answer], now: datetime) -> set[
     for id_ in undecided:
         answer = answers[id_]
         counter.count(f"decisions_{answer.decision}")
-        counter.time("authorization", answer.millis)
+        if answer.tries:
+            counter.time("authorization", answer.millis)
         if answer.reason in UNANSWERED:
             counter.count("authorization_errors")
     counter.write(session, now)

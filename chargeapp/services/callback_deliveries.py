@@ -116,7 +116,10 @@ def _concluded(row: OwnRow, reply: Reply, now: datetime) -> Draft:
         details = {**row.payload, "http_status": reply.http_status}
         return Draft(row.request_id, Event.CALLBACK_DELIVERY_SUCCEEDED, details, now)
     final = reply.outcome is Outcome.FINAL
-    return _failed(row, reply.reason or Reason.UNDELIVERABLE, final=final, error=reply.error, now=now)
+    draft = _failed(row, reply.reason or Reason.UNDELIVERABLE, final=final, error=reply.error, now=now)
+    if reply.retry_after_seconds is not None:
+        draft.payload["retry_after_seconds"] = reply.retry_after_seconds
+    return draft
 
 
 def _failed(row: OwnRow, reason: str, *, final: bool, error: str | None, now: datetime) -> Draft:

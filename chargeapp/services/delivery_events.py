@@ -48,7 +48,6 @@ def expire_overdue(session: Session, now: datetime, overdue_since: datetime, lim
     outstanding = select(CallbackDeliveryOutbox.id).where(
         CallbackDeliveryOutbox.request_id == SessionRequest.id,
         CallbackDeliveryOutbox.settled_at.is_(None),
-        CallbackDeliveryOutbox.dead_at.is_(None),
     )
     overdue = session.scalars(
         select(SessionRequest.id)
@@ -83,7 +82,10 @@ def _next_state(row: OwnRow, policy: RetryPolicy, expires_at: datetime, now: dat
         return State.DELIVERED
     if row.payload.get("reason") == Reason.EXPIRED:
         return State.EXPIRED
-    if row.payload.get("final") or policy.next_round_at(_round(row), now, expires_at) is None:
+    if (
+        row.payload.get("final")
+        or policy.next_round_at(_round(row), now, expires_at, row.payload.get("retry_after_seconds")) is None
+    ):
         return State.FAILED
     return None
 
@@ -94,7 +96,7 @@ def _next_round(row: OwnRow, request: Row[Any], policy: RetryPolicy, now: dateti
         request.id,
         Command.SEND_AUTHORIZATION_DECISION_CALLBACK,
         {**kept, "round": _round(row) + 1},
-        policy.next_round_at(_round(row), now, request.expires_at) or now,
+        policy.next_round_at(_round(row), now, request.expires_at, row.payload.get("retry_after_seconds")) or now,
         destination=request.destination,
     )
 

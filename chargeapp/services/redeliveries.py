@@ -17,10 +17,8 @@ class RedeliveryRefused(RequestRefused):
 
 def redeliver(session: Session, request: SessionRequest, ttl_seconds: int, now: datetime) -> None:
     """Gives the request another `ttl_seconds`; raises RedeliveryRefused while its callback is still on its way."""
-    if request.ended_at is None or _in_flight(session, request.id):
-        raise RedeliveryRefused("The callback of this request is still on its way.")
-    if request.token_sealed is None:
-        raise RedeliveryRefused("The driver token of this request was erased, so its callback cannot be sent again.")
+    if reason := why_not(session, request):
+        raise RedeliveryRefused(reason)
     request.expires_at = now + timedelta(seconds=ttl_seconds)
     payload = {"request_id": request.id, "round": 1, "redelivery": True}
     draft = outbox.Draft(
@@ -28,6 +26,15 @@ def redeliver(session: Session, request: SessionRequest, ttl_seconds: int, now: 
     )
     outbox.put(session, AuthorizationDecisionCallbackOutbox, [draft], now)
     timeline.append(session, [timeline.Fact(request.id, Event.REDELIVERY_REQUESTED)], now)
+
+
+def why_not(session: Session, request: SessionRequest) -> str | None:
+    """What stands against sending the callback again now; None if nothing does."""
+    if request.ended_at is None or _in_flight(session, request.id):
+        return "The callback of this request is still on its way."
+    if request.token_sealed is None:
+        return "The driver token of this request was erased, so its callback cannot be sent again."
+    return None
 
 
 def _in_flight(session: Session, request_id: str) -> bool:

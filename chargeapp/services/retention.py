@@ -86,7 +86,12 @@ def _purge_requests(session: Session, ended_before: datetime, limit: int) -> int
 
 def _ended_before(moment: datetime) -> ColumnElement[bool]:
     # Ids begin with the time of acceptance, so the primary key finds the old ones without an index of their own.
-    return and_(SessionRequest.id < new_request_id(moment)[:16], SessionRequest.ended_at < moment)
+    return and_(
+        SessionRequest.id < new_request_id(moment)[:16],
+        SessionRequest.ended_at < moment,
+        # A callback that is being sent again would vanish with it.
+        ~callback_under_way(),
+    )
 
 
 def _erase_driver_tokens(session: Session, ended_before: datetime, limit: int) -> int:

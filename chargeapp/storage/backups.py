@@ -1,5 +1,6 @@
 """Copies of the database: consistent while everything runs, and checked before they count."""
 
+import contextlib
 import os
 import shutil
 from datetime import datetime
@@ -22,8 +23,8 @@ def back_up(database: Database, target: Path) -> dict[str, int]:
     if target.exists():
         raise BackupRefused(f"{target} exists already. Name a new file.")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
     try:
+        draft.unlink(missing_ok=True)
         # SQLite makes the copy itself: opening the file beside it would drop this process's locks on it.
         connection = database.engine.raw_connection()
         try:
@@ -31,14 +32,13 @@ def back_up(database: Database, target: Path) -> dict[str, int]:
         finally:
             connection.close()
         counts = verify(draft)
-        draft.chmod(0o600)
-        with draft.open("rb") as copy:
-            os.fsync(copy.fileno())
+        _keep(draft)
         draft.rename(target)
     except (sqlite.Error, OSError) as error:
         raise BackupRefused(f"The backup could not be made: {error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
     return counts
 
 
@@ -61,21 +61,51 @@ def restore(source: Path, target: Path, now: datetime) -> tuple[Path | None, dic
     """
     if not source.is_file():
         raise BackupRefused(f"{source} does not exist.")
+    if target.exists() and source.samefile(target):
+        raise BackupRefused(f"{source} is the database itself. Name a backup.")
     counts = verify(source)
-    aside: Path | None = None
     draft = target.with_name(f".{target.name}.restored")
-    shutil.copyfile(source, draft)
-    draft.chmod(0o600)
-    verify(draft)
-    if target.exists():
-        aside = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%SZ}")
-        # Its log belongs to it: left behind, it would be applied to the restored database.
-        for suffix in ("", "-wal", "-shm"):
-            part = target.with_name(target.name + suffix)
-            if part.exists():
-                part.rename(aside.with_name(aside.name + suffix))
-    draft.rename(target)
+    try:
+        shutil.copyfile(source, draft)
+        verify(draft)
+        _forget_processes(draft)
+        _keep(draft)
+        aside = _put_aside(target, now)
+        draft.rename(target)
+    except (sqlite.Error, OSError) as error:
+        raise BackupRefused(f"The backup could not be put in place: {error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
     return aside, counts
+
+
+def _keep(draft: Path) -> None:
+    """On disk before it gets its name, and for its owner only."""
+    draft.chmod(0o600)
+    with draft.open("rb") as copy:
+        os.fsync(copy.fileno())
+
+
+def _forget_processes(draft: Path) -> None:
+    """Those that worked while the backup was made do not work with what becomes of it."""
+    connection = sqlite.connect(draft, isolation_level=None)
+    try:
+        connection.execute("DELETE FROM heartbeats")
+    finally:
+        connection.close()
+
+
+def _put_aside(target: Path, now: datetime) -> Path | None:
+    if not target.exists():
+        return None
+    aside = target.with_name(f"{target.name}.before-{now:%Y%m%dT%H%M%SZ}")
+    # Its log belongs to it: left behind, it would be applied to the restored database.
+    for suffix in ("", "-wal", "-shm"):
+        part = target.with_name(target.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
 
 
 class _opened:  # noqa: N801 - reads as a statement

@@ -164,11 +164,13 @@ class FairGate:
         return self._file
 
 
-def _unavailable(error: DatabaseError, what: str) -> Exception:
+def is_database_trouble(error: Exception) -> bool:
     """Locked, full, read-only or damaged is the database's trouble; everything else is a fault of ours."""
-    if isinstance(error, IntegrityError | ProgrammingError | DataError):
-        return error
-    return DatabaseUnavailable(f"{what}: {error.orig}")
+    return isinstance(error, DatabaseError) and not isinstance(error, IntegrityError | ProgrammingError | DataError)
+
+
+def _unavailable(error: DatabaseError, what: str) -> Exception:
+    return DatabaseUnavailable(f"{what}: {error.orig}") if is_database_trouble(error) else error
 
 
 class _Asking:
@@ -202,6 +204,7 @@ def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
     engine = create_engine(
         f"sqlite+pysqlite:///{path}",
         module=sqlite,
+        hide_parameters=True,
         connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
         pool_size=8,
         max_overflow=64,

@@ -105,9 +105,12 @@ def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now
     return session.connection().execute(statements(outbox).any_due, look).first() is not None
 
 
-def any_to_take(session: Session, outbox: type[OutboxRow], now: datetime) -> bool:
+def any_to_take(session: Session, outbox: type[OutboxRow], now: datetime, not_to: Collection[str] = ()) -> bool:
     """The same look for a job, which may take rows that wait for another."""
-    look = {"now": now, "due_before": now}
+    look: dict[str, Any] = {"now": now, "due_before": now}
+    if not_to:
+        elsewhere = statements(outbox).any_to_take_elsewhere
+        return session.connection().execute(elsewhere, {**look, "not_to": list(not_to)}).first() is not None
     return session.connection().execute(statements(outbox).any_to_take, look).first() is not None
 
 

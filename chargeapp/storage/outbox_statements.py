@@ -21,6 +21,7 @@ class Statements:
     claim_and_take_elsewhere: Executable
     any_due: Executable
     any_to_take: Executable
+    any_to_take_elsewhere: Executable
     untaken: Executable
     take: Executable
     own: Executable
@@ -46,6 +47,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
     until = bindparam("until", type_=row.due_at.type)
     free = or_(row.lease_until.is_(None), row.lease_until <= now)
     unbegun = or_(free, row.taken_at.is_(None))
+    elsewhere = row.destination.not_in(bindparam("not_to", expanding=True))
     due = and_(open_, row.due_at <= bindparam("due_before", type_=row.due_at.type))
     # Without the number, a late job would change a row that another one is at work on.
     held = and_(row.id == bindparam("row"), row.enqueue_seq == bindparam("seq"), open_)
@@ -69,9 +71,10 @@ def statements(outbox: type[OutboxRow]) -> Statements:
         insert=insert(table),
         claim=claim(None, free),
         claim_and_take=claim(now, unbegun),
-        claim_and_take_elsewhere=claim(now, unbegun, row.destination.not_in(bindparam("not_to", expanding=True))),
+        claim_and_take_elsewhere=claim(now, unbegun, elsewhere),
         any_due=select(row.id).where(due, free).limit(1),
         any_to_take=select(row.id).where(due, unbegun).limit(1),
+        any_to_take_elsewhere=select(row.id).where(due, unbegun, elsewhere).limit(1),
         # A job that comes back for one retry leaves those alone whose pause is not over.
         untaken=select(row.id, row.enqueue_seq)
         .where(ids, untaken, row.due_at <= now)

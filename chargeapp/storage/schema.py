@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
+from chargeapp.errors import MisconfiguredError
 from chargeapp.storage.database import Database
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -27,7 +28,10 @@ class SchemaStatus:
 def upgrade(database: Database, revision: str = "head") -> None:
     """One transaction; several processes may try at once, the later ones find nothing to do."""
     # SQLite gives its log the mode of the database, and would make it readable for everybody.
-    database.path.touch(mode=0o600)
+    try:
+        database.path.touch(mode=0o600)
+    except OSError as error:
+        raise MisconfiguredError(f"{database.path} cannot be written to: {error.strerror}") from error
     with database.writing() as session:
         command.upgrade(_config(session.connection()), revision)
 

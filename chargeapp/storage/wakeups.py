@@ -91,6 +91,8 @@ def _write(path: str) -> bool:
         os.write(pipe, b"!")
     except BlockingIOError:
         pass  # A full pipe has been rung often enough.
+    except OSError:
+        return False  # The listener left between the two calls.
     finally:
         os.close(pipe)
     return True

@@ -3,6 +3,7 @@
 import re
 import time
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import redis
@@ -30,14 +31,28 @@ class BrokerUnavailable(TemporaryFailure):
     """Redis does not answer or does not take more; rows stay where they are."""
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, timeout_seconds: float = 5.0) -> redis.Redis:
     """A client that never repeats a command by itself: one lost reply would enqueue a job twice."""
     try:
         return redis.Redis.from_url(
-            url, retry=Retry(NoBackoff(), 0), socket_connect_timeout=2.0, socket_timeout=5.0, protocol=2
+            url,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=min(2.0, timeout_seconds),
+            socket_timeout=timeout_seconds,
+            protocol=2,
         )
     except ValueError as error:
         raise MisconfiguredError(f"REDIS_URL: {error}") from error
+
+
+@dataclass(frozen=True)
+class Jobs:
+    """How many one queue has in Redis."""
+
+    waiting: int
+    at_work: int
+    scheduled: int
+    failed: int
 
 
 class RqTransport:
@@ -62,6 +77,20 @@ class RqTransport:
         """Jobs that wait; those being worked on are not counted."""
         with _unavailable():
             return self._queues[stage.queue].count
+
+    def count_jobs(self) -> dict[str, Jobs]:
+        """Of each queue. Only counts: what Redis holds of a job may be anybody's."""
+        with _unavailable():
+            return {
+                name: Jobs(
+                    waiting=queue.count,
+                    # RQ's own count would clean up first, and so change what is only to be looked at.
+                    at_work=queue.started_job_registry.get_job_count(cleanup=False),
+                    scheduled=queue.scheduled_job_registry.get_job_count(cleanup=False),
+                    failed=queue.failed_job_registry.get_job_count(cleanup=False),
+                )
+                for name, queue in self._queues.items()
+            }
 
     def lost(self, job_ids: Collection[str]) -> set[str]:
         """Those of `job_ids` that Redis no longer knows."""

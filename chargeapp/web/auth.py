@@ -2,19 +2,23 @@
 
 import ipaddress
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from flask import current_app, g, request
 
 from chargeapp.clock import utcnow
 from chargeapp.config import Settings
-from chargeapp.errors import MisconfiguredError, RequestRefused
+from chargeapp.errors import MisconfiguredError, RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, host_allowed, take_apart
 from chargeapp.security.callback_url import CallbackTarget, CallbackUrlRefused
+from chargeapp.services.console_sessions import NOTED_EVERY, find_session, note_use
 from chargeapp.storage import api_keys
+from chargeapp.web.forms import check_form_token, check_same_site, session_cookie
 
 log = get_logger()
 
@@ -80,6 +84,20 @@ def open_to_everybody(view: View) -> View:
     return _mark(OPEN)(view)
 
 
+def for_operators(view: View) -> View:
+    """Those with such a key, and people whom it logged in: the only views that heed the cookie of a session."""
+    marked = requires(Scope.OPERATE)(view)
+    marked.heeds_session = True  # type: ignore[attr-defined]
+    return marked
+
+
+def for_logging_in(view: View) -> View:
+    """The key may be in the form."""
+    marked = requires(Scope.OPERATE)(view)
+    marked.takes_key_from_form = True  # type: ignore[attr-defined]
+    return marked
+
+
 def _mark(scopes: frozenset[Scope]) -> Callable[[View], View]:
     def mark(view: View) -> View:
         view.required_scopes = scopes  # type: ignore[attr-defined]
@@ -136,14 +154,41 @@ class Doorkeeper:
         caller = known_caller()
         if caller is not None and not caller.scopes & required_scopes():
             raise NotAllowed(required_scopes())
+        if "form_secret" in g and request.method not in ("GET", "HEAD"):
+            check_same_site()
+            check_form_token(g.form_secret)
 
     def _caller(self) -> Caller:
         credentials = request.authorization
-        given = credentials.token if credentials is not None and credentials.type == "bearer" else None
-        if given is None and self._open():
+        if credentials is not None and credentials.type == "bearer":
+            return self._by_key(credentials.token or "")
+        if view_is("takes_key_from_form") and "key" in request.form:
+            check_same_site()
+            return self._by_key(request.form["key"].strip())
+        if self._open():
+            if view_is("heeds_session"):
+                # There is no session; what other sites cannot know will do.
+                g.form_secret = self._runtime.vault.hash("forms of the open console")
             return EVERYBODY
-        if given is None:
-            raise NotAuthenticated(f"An API key is needed. {HOW}", attempt=False)
+        if view_is("heeds_session") and (session_id := session_cookie()):
+            return self._by_session(session_id)
+        raise NotAuthenticated(f"An API key is needed. {HOW}", attempt=False)
+
+    def _by_session(self, session_id: str) -> Caller:
+        now = utcnow()
+        with self._runtime.database.reading() as session:
+            found = find_session(session, session_id, now)
+            key = api_keys.find(session, found.key_id) if found is not None else None
+        if found is None or key is None or why_unusable(key) is not None:
+            raise NotAuthenticated("This session has ended. Log in again.", attempt=False)
+        if now - found.last_seen_at >= NOTED_EVERY:
+            # Whoever looks what is wrong with the database is not to be kept out by it.
+            with suppress(TemporaryFailure), self._runtime.database.writing() as session:
+                note_use(session, session_id, now)
+        g.form_secret = g.session_id = session_id
+        return caller_with(key)
+
+    def _by_key(self, given: str) -> Caller:
         parts = take_apart(given)
         if parts is None:
             raise NotAuthenticated(NO_KEY)
@@ -152,16 +197,16 @@ class Doorkeeper:
         if found is None or not parts.matches(found.secret_hash):
             raise NotAuthenticated(NO_KEY, key_id=parts.id)
         # Whoever has the secret may know why it does not work any more.
-        if found.revoked_at is not None:
-            raise NotAuthenticated("This API key was revoked.", key_id=parts.id)
-        if found.expires_at is not None and found.expires_at <= utcnow():
-            raise NotAuthenticated("This API key has expired.", key_id=parts.id)
-        scopes = frozenset(map(Scope, found.scopes.split()))
-        return Caller(found.caller, scopes, parts.id, tuple(found.callback_hosts.split()))
+        if reason := why_unusable(found):
+            raise NotAuthenticated(reason, key_id=parts.id)
+        return caller_with(found)
 
     def _open(self) -> bool:
         """Nobody has made a key yet, and only this machine can call."""
         if not self._may_be_open or self._keys_exist or not is_loopback(request.remote_addr or ""):
+            return False
+        # A name that somebody has pointed here would make his page one of ours.
+        if not is_loopback(host_asked_for()):
             return False
         with self._runtime.database.reading() as session:
             self._keys_exist = api_keys.any_exist(session)
@@ -175,6 +220,30 @@ def required_scopes() -> frozenset[Scope]:
     view = current_app.view_functions[request.endpoint or ""]
     required: frozenset[Scope] = getattr(view, "required_scopes", frozenset({Scope.OPERATE}))
     return required
+
+
+def view_is(mark: str) -> bool:
+    """Whether the view that was asked for is marked so."""
+    return getattr(current_app.view_functions.get(request.endpoint or ""), mark, False)
+
+
+def why_unusable(key: Any) -> str | None:
+    if key.revoked_at is not None:
+        return "This API key was revoked."
+    if key.expires_at is not None and key.expires_at <= utcnow():
+        return "This API key has expired."
+    return None
+
+
+def caller_with(key: Any) -> Caller:
+    return Caller(key.caller, frozenset(map(Scope, key.scopes.split())), key.id, tuple(key.callback_hosts.split()))
+
+
+def host_asked_for() -> str:
+    try:
+        return urlsplit(f"//{request.host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def check_keys_exist(runtime: Runtime) -> None:

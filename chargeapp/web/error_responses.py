@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from flask import Flask, Response, jsonify
+from flask import Flask, Response, jsonify, make_response, redirect, render_template, request, url_for
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -11,7 +11,8 @@ from chargeapp.errors import RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.services.redeliveries import RedeliveryRefused
 from chargeapp.services.session_requests import IdempotencyKeyReused, QueueFull
-from chargeapp.web.auth import NotAllowed, NotAuthenticated
+from chargeapp.web.auth import NotAllowed, NotAuthenticated, view_is
+from chargeapp.web.forms import FormRefused, session_cookie
 
 log = get_logger()
 
@@ -32,14 +33,23 @@ WORDS = {
 def error_response(
     code: int, status: str, message: str, errors: dict[str, Any] | None = None, retry_after: int | None = None
 ) -> Response:
-    body: dict[str, Any] = {"status": status, "message": message, "timestamp": epoch_millis(utcnow())}
-    if errors:
-        body["errors"] = errors
-    response = jsonify(body)
+    if for_people():
+        response = make_response(render_template("error.html", code=code, message=message))
+    else:
+        body: dict[str, Any] = {"status": status, "message": message, "timestamp": epoch_millis(utcnow())}
+        if errors:
+            body["errors"] = errors
+        response = jsonify(body)
     response.status_code = code
     if retry_after is not None:
         response.headers["Retry-After"] = str(retry_after)
     return response
+
+
+def for_people() -> bool:
+    """A browser asked for a page of the console."""
+    of_console = request.blueprint == "console" or view_is("heeds_session")
+    return of_console and "text/html" in request.headers.get("Accept", "")
 
 
 def validation_error(messages: dict[str, list[str]]) -> Response:
@@ -49,6 +59,14 @@ def validation_error(messages: dict[str, list[str]]) -> Response:
 
 
 def install_error_responses(app: Flask) -> None:
+    @app.before_request
+    def readable_query() -> None:
+        """Werkzeug would fail when somebody looks at it; clients that percent-encode never meet this."""
+        try:
+            request.query_string.decode()
+        except UnicodeDecodeError:
+            raise ValidationError({"query": ["The query must be percent-encoded UTF-8."]}) from None
+
     @app.errorhandler(ValidationError)
     def invalid(error: ValidationError) -> Response:
         return validation_error(error.normalized_messages())  # type: ignore[no-untyped-call]
@@ -73,7 +91,12 @@ def install_error_responses(app: Flask) -> None:
 
     @app.errorhandler(NotAuthenticated)
     def not_authenticated(error: NotAuthenticated) -> Response:
-        return challenged(401, error)
+        if not for_people():
+            return challenged(401, error)
+        if view_is("takes_key_from_form"):
+            return make_response(render_template("login.html", message=str(error)), 401)
+        ended = 1 if session_cookie() else None
+        return make_response(redirect(url_for("console.login_page", ended=ended), 303))
 
     @app.errorhandler(NotAllowed)
     def not_allowed(error: NotAllowed) -> Response:
@@ -83,6 +106,10 @@ def install_error_responses(app: Flask) -> None:
         response = error_response(code, WORDS[code][0], str(error))
         response.headers["WWW-Authenticate"] = error.challenge
         return response
+
+    @app.errorhandler(FormRefused)
+    def form_refused(error: FormRefused) -> Response:
+        return error_response(403, "forbidden", str(error))
 
     @app.errorhandler(RequestRefused)
     def refused(error: RequestRefused) -> Response:

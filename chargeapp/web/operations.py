@@ -5,10 +5,10 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from chargeapp.clock import epoch_millis, utcnow
+from chargeapp.errors import TemporaryFailure
 from chargeapp.runtime import Runtime
-from chargeapp.security.api_keys import Scope
-from chargeapp.web.auth import open_to_everybody, requires
-from chargeapp.web.health import examine
+from chargeapp.web.auth import for_operators, open_to_everybody
+from chargeapp.web.health import examine, prove_commit
 from chargeapp.web.metrics import as_json, as_prometheus
 
 
@@ -36,14 +36,17 @@ def operations(runtime: Runtime) -> Blueprint:
         @routes.get("/health/ready")
         @open_to_everybody
         def ready() -> tuple[Response, int]:
-            status, _ = examine(runtime)
-            word = "DOWN" if status == "DOWN" else "UP"
-            return jsonify(status=word, timestamp=epoch_millis(utcnow())), 503 if word == "DOWN" else 200
+            # Redis has no say: without it requests are still accepted.
+            try:
+                prove_commit(runtime)
+            except TemporaryFailure:
+                return jsonify(status="DOWN", timestamp=epoch_millis(utcnow())), 503
+            return jsonify(status="UP", timestamp=epoch_millis(utcnow())), 200
 
     if runtime.settings.monitoring_metrics_enabled:
 
         @routes.get("/metrics")
-        @requires(Scope.OPERATE)
+        @for_operators
         def metrics() -> Response:
             if wants_prometheus():
                 content, content_type = as_prometheus(runtime)

@@ -20,6 +20,8 @@ from chargeapp.web.error_responses import WORDS, error_response
 TIMEOUT_SECONDS = 0.1
 # Nobody guesses 32 random bytes; this keeps the noise of trying away from the database and the log.
 FAILED_ATTEMPTS = "30/minute"
+# A probe that is answered 429 would have a working process restarted.
+PROBES = frozenset({"operations.health", "operations.live", "operations.ready"})
 
 
 def install_rate_limits(app: Flask, runtime: Runtime) -> None:
@@ -52,6 +54,7 @@ def install_rate_limits(app: Flask, runtime: Runtime) -> None:
     if not limit:
         # Saves most requests the trouble of looking through limits that do not concern them.
         limiter.request_filter(lambda: not failed_attempt())
+    limiter.request_filter(lambda: request.endpoint in PROBES)
     limiter.init_app(app)
 
     @app.errorhandler(RateLimitExceeded)

@@ -4,7 +4,9 @@ from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, pre_load, validate
 
+from chargeapp.domain.charging_session import State
 from chargeapp.domain.identifiers import DRIVER_TOKEN_MAX_LENGTH, canonical_station_id, driver_token_pattern
+from chargeapp.security.callback_url import MAX_LENGTH as CALLBACK_URL_MAX_LENGTH
 
 SPELLINGS = {
     "station_id": "stationId",
@@ -34,18 +36,29 @@ class SessionRequestSchema(Schema):
 
     error_messages = {"unknown": "Unknown field.", "type": "The request body must be a JSON object."}  # noqa: RUF012
 
-    station_id = StationId(required=True, error_messages={"required": "station_id is required."})
+    station_id = StationId(
+        required=True,
+        error_messages={"required": "station_id is required."},
+        metadata={"description": "Where the driver stands: a UUID."},
+    )
     driver_token = fields.String(
         required=True,
+        metadata={"description": "Who wants to charge. Kept sealed, shown masked, erased some time after the end."},
         error_messages={"required": "driver_token is required.", "invalid": "driver_token must be a string."},
     )
     callback_url = fields.String(
         required=True,
+        metadata={
+            "description": "Where the decision goes: http or https, no user name or password, a public address.",
+            "pattern": "^[hH][tT][tT][pP][sS]?://",
+            "maxLength": CALLBACK_URL_MAX_LENGTH,
+        },
         error_messages={"required": "callback_url is required.", "invalid": "callback_url must be a string."},
     )
     ttl_seconds = fields.Integer(
         strict=True,
         load_default=None,
+        metadata={"description": "No callback later than this many seconds after acceptance."},
         validate=validate.Range(1, 86_400, error="ttl_seconds must be from 1 to 86400."),
         error_messages={"invalid": "ttl_seconds must be a whole number."},
     )
@@ -94,8 +107,19 @@ class PageSchema(Schema):
 
     state = fields.String(
         load_default=None,
-        validate=validate.OneOf(["accepted", "authorizing", "decided", "delivered", "failed", "expired"]),
+        allow_none=False,
+        validate=validate.OneOf([state.value for state in State]),
+        metadata={"description": "Only requests in this state."},
     )
-    stationId = StationId(load_default=None)  # noqa: N815 - the caller's spelling
-    cursor = fields.String(load_default=None, validate=validate.Regexp(r"req-[0-9a-f]{32}\Z", error="Unknown cursor."))
-    limit = fields.Integer(load_default=50, validate=validate.Range(1, 200))
+    stationId = StationId(  # noqa: N815 - the caller's spelling
+        load_default=None, allow_none=False, metadata={"description": "Only requests of this station."}
+    )
+    cursor = fields.String(
+        load_default=None,
+        allow_none=False,
+        validate=validate.Regexp(r"req-[0-9a-f]{32}\Z", error="Unknown cursor."),
+        metadata={"description": "The `cursor` of the page before."},
+    )
+    limit = fields.Integer(
+        load_default=50, validate=validate.Range(1, 200), metadata={"description": "How many on one page."}
+    )

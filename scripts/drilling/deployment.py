@@ -50,7 +50,7 @@ class Deployment:
         self._environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(port),
             "CHARGEAPP_DATA_DIR": str(data_dir),
-            "CHARGEAPP_CONFIG": str(data_dir / "none.toml"),
+            "CHARGEAPP_CONFIG": os.devnull,
             "CALLBACK_ALLOWED_NETWORKS": f"{ALLOWED_HOST}/32",
             "LOG_FORMAT": "json",
             **settings,

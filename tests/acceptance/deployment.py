@@ -52,9 +52,8 @@ class Deployment:
             "LOG_FORMAT": "json",
             **settings,
         }
-        no_file = data_dir / "chargeapp.toml"
-        self.environment = {**os.environ, **given, "CHARGEAPP_CONFIG": str(no_file)}
-        self.runtime = Runtime(load_settings(environ=given, config_file=no_file))
+        self.environment = {**os.environ, **given, "CHARGEAPP_CONFIG": os.devnull}
+        self.runtime = Runtime(load_settings(environ=given, config_file=Path(os.devnull)))
         self.processes: list[subprocess.Popen[bytes]] = []
         self._http = requests.Session()
         self._http.trust_env = False

@@ -226,6 +226,7 @@ ELSEWHERE: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "unknown state": ("GET", f"{API}?state=lost", {}, 400),
     "station that is none": ("GET", f"{API}?stationId=here", {}, 400),
     "unknown query": ("GET", f"{API}?colour=red", {}, 400),
+    "query that is no UTF-8": ("GET", API, {"environ_overrides": {"QUERY_STRING": "state=\xff"}}, 400),
     "unknown request": ("GET", f"{API}/{UNKNOWN_ID}", {}, 404),
     "request id without sense": ("GET", f"{API}/%00", {}, 404),
     "redelivery of an unknown request": ("POST", f"{API}/{UNKNOWN_ID}/redelivery", {}, 404),

@@ -33,8 +33,13 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "POST authorize": ("POST", "/internal/v1/authorize", {"json": AUTHORIZE}, {OPERATE}, 200),
     "GET metrics": ("GET", "/metrics", {}, {OPERATE}, 200),
     "GET console": ("GET", "/", {}, {OPERATE}, 200),
+    "GET request": ("GET", f"/requests/{UNKNOWN}", {}, {OPERATE}, 404),
+    "POST request's redelivery": ("POST", f"/requests/{UNKNOWN}/redelivery", {}, {OPERATE}, 404),
+    "GET queues": ("GET", "/queues", {}, {OPERATE}, 200),
+    "POST login": ("POST", "/login", {}, {OPERATE}, 303),
+    "POST logout": ("POST", "/logout", {}, {OPERATE}, 303),
 }
-OPEN = ["/health", "/health/live", "/health/ready", "/static/console.css"]
+OPEN = ["/health", "/health/live", "/health/ready", "/login", "/static/console.css"]
 
 BAD_KEYS: dict[str, Callable[[Runtime], dict[str, str]]] = {
     "no key": lambda _: {},

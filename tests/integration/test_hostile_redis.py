@@ -112,7 +112,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         environment = {
             **os.environ,
             "CHARGEAPP_DATA_DIR": str(directory),
-            "CHARGEAPP_CONFIG": str(directory / "none.toml"),
+            "CHARGEAPP_CONFIG": os.devnull,
             "REDIS_URL": server.url,
             "LOG_FORMAT": "json",
             "PYTHONPATH": str(evil),

@@ -84,16 +84,24 @@ def test_nothing_is_stored_of_a_request_beyond_the_limit(tmp_path: Path, redis: 
 
 def test_without_a_key_each_address_has_a_limit_of_its_own(tmp_path: Path, redis: RedisServer) -> None:
     with limited(tmp_path, redis) as (_, api):
-        one = codes(api, 4, "/health/live", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
-        two = codes(api, 4, "/health/live", environ_overrides={"REMOTE_ADDR": "192.0.2.2"})
+        one = codes(api, 4, "/login", environ_overrides={"REMOTE_ADDR": "192.0.2.1"})
+        two = codes(api, 4, "/login", environ_overrides={"REMOTE_ADDR": "192.0.2.2"})
 
     assert one == two == [200, 200, 200, 429]
+
+
+def test_probes_are_never_too_many(tmp_path: Path, redis: RedisServer) -> None:
+    with limited(tmp_path, redis, "1/hour") as (_, api):
+        exhausted = codes(api, 2, "/login")
+        probed = [codes(api, 3, path) for path in ("/health", "/health/live", "/health/ready")]
+
+    assert (exhausted, probed) == ([200, 429], [[200] * 3] * 3)
 
 
 def test_behind_a_trusted_proxy_it_is_the_clients_address_that_counts(tmp_path: Path, redis: RedisServer) -> None:
     with api_of(tmp_path, rate_limit="1/hour", redis_url=redis.url, trusted_proxies=1) as (_, api):
         told = [
-            api.get("/health/live", headers={"X-Forwarded-For": f"198.51.100.{made_up}, 192.0.2.{number}"}).status_code
+            api.get("/login", headers={"X-Forwarded-For": f"198.51.100.{made_up}, 192.0.2.{number}"}).status_code
             for made_up, number in ((1, 1), (2, 1), (3, 2))
         ]
 
@@ -102,9 +110,7 @@ def test_behind_a_trusted_proxy_it_is_the_clients_address_that_counts(tmp_path: 
 
 def test_without_a_trusted_proxy_nobody_can_claim_another_address(tmp_path: Path, redis: RedisServer) -> None:
     with limited(tmp_path, redis, "1/hour") as (_, api):
-        told = [
-            api.get("/health/live", headers={"X-Forwarded-For": f"192.0.2.{number}"}).status_code for number in (1, 2)
-        ]
+        told = [api.get("/login", headers={"X-Forwarded-For": f"192.0.2.{number}"}).status_code for number in (1, 2)]
 
     assert told == [200, 429]
 

@@ -328,7 +328,7 @@ def test_a_dead_redis_ends_no_job_that_is_at_work(tmp_path: Path, caller: Any) -
 def start(runtime: Runtime, queue: str) -> "subprocess.Popen[str]":
     environment = {
         **os.environ,
-        "CHARGEAPP_CONFIG": str(runtime.settings.chargeapp_data_dir / "none.toml"),
+        "CHARGEAPP_CONFIG": os.devnull,
         "CHARGEAPP_DATA_DIR": str(runtime.settings.chargeapp_data_dir),
         "REDIS_URL": str(runtime.settings.redis_url),
         "CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8",

@@ -193,9 +193,15 @@ def test_another_file_may_be_named_in_the_environment(tmp_path: Path) -> None:
 
 def test_the_process_environment_is_read_by_default(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "9007")
-    monkeypatch.setenv("CHARGEAPP_CONFIG", str(tmp_path / "none.toml"))
+    (tmp_path / "empty.toml").touch()
+    monkeypatch.setenv("CHARGEAPP_CONFIG", str(tmp_path / "empty.toml"))
 
     assert load_settings().port == 9007
+
+
+def test_a_named_file_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="CHARGEAPP_CONFIG"):
+        load_settings({"CHARGEAPP_CONFIG": str(tmp_path / "typo.toml")})
 
 
 def test_the_database_lies_in_the_data_directory_unless_told_otherwise(tmp_path: Path) -> None:
