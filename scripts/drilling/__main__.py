@@ -25,7 +25,7 @@ def main() -> None:
     Examples:
       scripts/drill smoke                     2,000 requests, 60 kills, 3 minutes
       scripts/drill smoke --seed 7            the same faults again
-      scripts/drill failpoints                dies, raises and hangs at the worst moments, 12 minutes
+      scripts/drill failpoints                dies, raises and hangs at the worst moments, 20 minutes
       scripts/drill calm                      20,000 requests without a fault: no duplicate, 5 minutes
       scripts/drill long --out docs/drills    50,000 requests, 1,500 kills, half an hour
       scripts/drill smoke --json | jq .passed
@@ -82,7 +82,7 @@ def _word(holds: bool) -> str:
 
 add(SMOKE, "2,000 requests, a kill every second; within 3 minutes.")
 add(LONG, "50,000 requests and 1,500 kills; about half an hour.")
-add(FAILPOINTS, "Dies, raises and hangs at every failpoint, 3 times each; about 12 minutes.")
+add(FAILPOINTS, "Dies, raises and hangs at every failpoint, 3 times each; about 20 minutes.")
 add(CALM, "20,000 requests without a fault: no duplicate; about 5 minutes.")
 
 if __name__ == "__main__":

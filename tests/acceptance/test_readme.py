@@ -33,6 +33,7 @@ LANGUAGES = {
     "http": "compared here",
     "toml": "loaded by the test of the documents",
     "mermaid": "checked by the test of the documents",
+    "text": "would close the open development mode that the other blocks use; tests of keys run the command",
     "crontab": "cron is not run; the acceptance tests run its script",
 }
 DRIVER = "driver-token-of-the-readme-1"
