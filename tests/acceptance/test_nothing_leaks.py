@@ -102,9 +102,8 @@ class Day:
         kept = json.loads((self.deployment.data_dir / "secrets.json").read_text()) | self.secrets
         needles: dict[str, str | bytes] = {f"token {each}": each for each in self.tokens}
         for name, secret in kept.items():
-            plain = (
-                secret.removeprefix("whsec_").rpartition("_")[2] if secret.startswith(("whsec_", "cak_")) else secret
-            )
+            # The secret part of a key is base64 for URLs, which has underscores of its own.
+            plain = secret.split("_", 2)[2] if secret.startswith("cak_") else secret.removeprefix("whsec_")
             needles[name] = plain
             needles[f"raw {name}"] = base64.urlsafe_b64decode(plain.translate(URL_SAFE) + "==")
         return Search(needles)

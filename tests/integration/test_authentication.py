@@ -39,7 +39,7 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "POST login": ("POST", "/login", {}, {OPERATE}, 303),
     "POST logout": ("POST", "/logout", {}, {OPERATE}, 303),
 }
-OPEN = ["/health", "/health/live", "/health/ready", "/login", "/static/console.css"]
+OPEN = ["/docs", "/openapi.json", "/health", "/health/live", "/health/ready", "/login", "/static/console.css"]
 
 BAD_KEYS: dict[str, Callable[[Runtime], dict[str, str]]] = {
     "no key": lambda _: {},

@@ -274,7 +274,7 @@ def test_what_a_killed_program_started_itself_ends_too(supervise: Callable[[str]
 
     os.kill(master, signal.SIGKILL)
 
-    wait_until(lambda: f"worker end {worker}" in script.lines(), script.output)
+    wait_until(lambda: not Path(f"/proc/{worker}").exists(), script.output)
     script.wait_for_start("master", times=2)
     assert script.stop() == 0
 
