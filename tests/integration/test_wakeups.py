@@ -125,3 +125,19 @@ def test_a_ring_in_a_place_that_is_no_directory_is_not_heard_and_does_no_harm(tm
     (tmp_path / "wakeups").write_text("in the way")
 
     assert not Wakeups(tmp_path / "wakeups").ring("authorization")
+
+
+def test_a_listener_that_leaves_while_it_is_rung_costs_only_the_ring(
+    wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bell = wakeups.listen("callbacks")
+    open_pipe = os.open
+
+    def open_and_see_it_leave(path: str, flags: int) -> int:
+        pipe = open_pipe(path, flags)
+        bell.close()
+        return pipe
+
+    monkeypatch.setattr("chargeapp.storage.wakeups.os.open", open_and_see_it_leave)
+
+    assert wakeups.ring("callbacks") is False
