@@ -26,3 +26,7 @@ class TemporaryFailure(ChargeappError):  # noqa: N818
 
 class PermanentFailure(ChargeappError):  # noqa: N818
     """It will never work."""
+
+
+class DatabaseUnavailable(TemporaryFailure):
+    """The database cannot commit just now; nothing was stored."""

@@ -17,10 +17,10 @@ from sqlalchemy.orm import Session
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import TemporaryFailure
+from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.storage import outbox
-from chargeapp.storage.database import Database, DatabaseUnavailable, is_database_trouble
+from chargeapp.storage.database import Database, is_database_trouble
 from chargeapp.storage.outbox import Ticket
 from chargeapp.storage.wakeups import Bell, Wakeups
 from jobs.work import Result, Task, Work

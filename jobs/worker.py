@@ -20,12 +20,11 @@ from rq.worker_registration import clean_worker_registry
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import TemporaryFailure
+from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
-from chargeapp.storage.database import DatabaseUnavailable
 from chargeapp.transport.message import PoisonMessage, unpack
 from chargeapp.transport.rq_transport import FAILED_JOB_KEPT_SECONDS, JOB_TIMEOUT_SECONDS
 from jobs.authorization import Authorization

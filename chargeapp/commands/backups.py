@@ -10,10 +10,11 @@ import click
 from chargeapp.clock import utcnow
 from chargeapp.commands.opened import closing_runtime, opened_runtime
 from chargeapp.config import load_settings
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.services.retention import Forgotten, count_purgeable, forget, sum_up_old_minutes
 from chargeapp.storage import backups, heartbeats
 from chargeapp.storage.backups import BackupRefused
-from chargeapp.storage.database import Database, DatabaseUnavailable
+from chargeapp.storage.database import Database
 
 RECENTLY = timedelta(seconds=30)
 

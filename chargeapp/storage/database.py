@@ -1,9 +1,5 @@
 """Connections and transactions. SQLite: one writer at a time, in the order of asking; readers never wait."""
 
-import fcntl
-import os
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +10,12 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, ProgrammingError
 from sqlalchemy.orm import Session
 
-from chargeapp.errors import MisconfiguredError, TemporaryFailure
+from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
+from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
 
 # Fixed in these and in everything newer: two connections that checkpoint and write could lose committed rows.
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
 NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
-BUSY_SECONDS = 5.0
-
-
-class DatabaseUnavailable(TemporaryFailure):
-    """The database cannot commit just now; nothing was stored."""
 
 
 class Database:
@@ -97,73 +89,6 @@ class Database:
         self._gate.close()
 
 
-class FairGate:
-    """Lets one writer in at a time, over all processes, in the order of asking.
-
-    SQLite's own waiting sleeps blindly for up to 100 ms; queueing for a file lock first took the 99th percentile of
-    two writers from 9 ms to 1 ms and doubled their rate.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._threads = threading.Lock()
-        self._file: int | None = None
-        self._owner = 0
-        self._asking: _Asking | None = None
-
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        give_up_at = time.monotonic() + BUSY_SECONDS
-        if not self._threads.acquire(timeout=BUSY_SECONDS):
-            raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
-        try:
-            file = self._open()
-            self._lock(file, give_up_at)
-            try:
-                # Those who queued behind a blocked writer give up together instead of one after the other.
-                if time.monotonic() > give_up_at:
-                    raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)
-        finally:
-            self._threads.release()
-
-    def _lock(self, file: int, give_up_at: float) -> None:
-        """In the order of asking, but not for ever: whoever holds it may have been stopped."""
-        while True:
-            if self._asking is None:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except BlockingIOError:
-                    self._asking = _Asking(file)
-            granted = self._asking.wait(give_up_at - time.monotonic())
-            if granted is None:
-                raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
-            self._asking = None
-            if granted:
-                return
-
-    def close(self) -> None:
-        file, self._file = self._file, None
-        # A thread that still asks needs it; its end closes neither more nor less than the process's.
-        if file is not None and self._asking is None:
-            os.close(file)
-        self._asking = None
-
-    def _open(self) -> int:
-        # A lock taken through a descriptor inherited over a fork would be shared with the parent.
-        if self._file is None or self._owner != os.getpid():
-            self.close()
-            try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise DatabaseUnavailable(f"{self._path} cannot be opened: {error.strerror}") from error
-            self._owner = os.getpid()
-        return self._file
-
-
 def is_database_trouble(error: Exception) -> bool:
     """Locked, full, read-only or damaged is the database's trouble; everything else is a fault of ours."""
     return isinstance(error, DatabaseError) and not isinstance(error, IntegrityError | ProgrammingError | DataError)
@@ -171,33 +96,6 @@ def is_database_trouble(error: Exception) -> bool:
 
 def _unavailable(error: DatabaseError, what: str) -> Exception:
     return DatabaseUnavailable(f"{what}: {error.orig}") if is_database_trouble(error) else error
-
-
-class _Asking:
-    """Stands in the kernel's queue, which knows no time limit, for threads that have one."""
-
-    def __init__(self, file: int) -> None:
-        self._file = file
-        self._changed = threading.Condition()
-        self._wanted = True
-        self._granted: bool | None = None
-        threading.Thread(target=self._ask, name="database-gate", daemon=True).start()
-
-    def wait(self, seconds: float) -> bool | None:
-        """True: the lock is the caller's. False: it came when nobody wanted it. None: not in time, ask again."""
-        with self._changed:
-            self._wanted = True
-            self._changed.wait_for(lambda: self._granted is not None, max(0.0, seconds))
-            self._wanted = False
-            return self._granted
-
-    def _ask(self) -> None:
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        with self._changed:
-            if not self._wanted:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
-            self._granted = self._wanted
-            self._changed.notify()
 
 
 def _create_engine(path: str, synchronous: str = "FULL") -> Engine:

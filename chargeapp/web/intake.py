@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.runtime import Runtime
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
-from chargeapp.storage.database import DatabaseUnavailable
 
 PATIENCE_SECONDS = 5.0
 

@@ -27,11 +27,11 @@ from servers import Answer, Receiver
 from sqlalchemy import func, select
 
 from chargeapp.clock import utcnow
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import STAGES
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.session_requests import NewRequest, request_charging_sessions
 from chargeapp.storage import heartbeats
-from chargeapp.storage.database import DatabaseUnavailable
 from chargeapp.storage.models import ChargingSessionRequestOutbox, EventRecord, SessionRequest
 from chargeapp.storage.outbox import LEASE_SECONDS
 

@@ -32,11 +32,11 @@ from support.builders import (
 import jobs.consumer
 from chargeapp.clock import utcnow
 from chargeapp.domain.callback import Reply
-from chargeapp.errors import PermanentFailure
+from chargeapp.errors import DatabaseUnavailable, PermanentFailure
 from chargeapp.runtime import Runtime
 from chargeapp.services.callback_deliveries import Attempt, Callback
 from chargeapp.storage import database as storage
-from chargeapp.storage import outbox
+from chargeapp.storage import fair_gate, outbox
 from chargeapp.storage.outbox import Ticket
 from jobs.callbacks import Callbacks as CallbacksWork
 from jobs.consumer import Consumer
@@ -61,6 +61,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(jobs.consumer, "LINGER_SECONDS", 0.15)
     monkeypatch.setattr(jobs.consumer, "LOOK_SECONDS", 0.02)
     monkeypatch.setattr(storage, "BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 0.2)
     with capture_logs():
         yield
 
@@ -530,7 +531,7 @@ def test_a_database_that_cannot_be_read_ends_no_job(runtime: Runtime, monkeypatc
         return DELIVERED
 
     def unreadable(*_: object) -> bool:
-        raise storage.DatabaseUnavailable
+        raise DatabaseUnavailable
 
     monkeypatch.setattr(outbox, "any_to_take", unreadable)
     monkeypatch.setattr(outbox, "next_retry_at", unreadable)

@@ -1,6 +1,5 @@
 """What is committed stays; who writes waits in line, and never for ever."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -16,15 +15,13 @@ from alembic.migration import MigrationContext
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import insert, text
 from sqlalchemy.exc import IntegrityError, StatementError
-from support.builders import NOW, accept, eventually, new_database, rows, seconds
+from support.builders import NOW, accept, eventually, in_time, new_database, rows, seconds
 
-from chargeapp.errors import MisconfiguredError
+from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.storage import database as module
-from chargeapp.storage import heartbeats, schema
+from chargeapp.storage import fair_gate, heartbeats, schema
 from chargeapp.storage.database import (
     Database,
-    DatabaseUnavailable,
-    FairGate,
     check_sqlite_version,
     file_system_of,
 )
@@ -56,6 +53,7 @@ connection.execute("ROLLBACK")
 @pytest.fixture
 def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     monkeypatch.setattr(module, "BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 0.3)
     with new_database(tmp_path) as database:
         yield database
 
@@ -83,23 +81,6 @@ def holder(database: Database) -> Iterator[Callable[[str], "subprocess.Popen[byt
 def write(database: Database) -> None:
     with database.writing() as session:
         heartbeats.beat(session, "test", NOW)
-
-
-def in_time(work: Callable[[], object], limit_seconds: float) -> BaseException | None:
-    """What `work` raised; fails if it takes longer."""
-    raised: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            work()
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(limit_seconds)
-    assert not thread.is_alive(), f"still waiting after {limit_seconds} s"
-    return raised[0] if raised else None
 
 
 def pragma(database: Database, name: str) -> object:
@@ -216,97 +197,6 @@ def test_a_writer_killed_inside_its_transaction_blocks_nobody(
 
     assert in_time(lambda: write(database), 5) is None
     assert len(rows(database, SessionRequest)) == 1
-
-
-def test_writers_get_in_one_at_a_time(tmp_path: Path) -> None:
-    gate = FairGate(tmp_path / "lock")
-    inside, most = [], []
-
-    def enter() -> None:
-        for _ in range(20):
-            with gate.hold():
-                inside.append(1)
-                most.append(len(inside))
-                inside.pop()
-
-    threads = [threading.Thread(target=enter) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    gate.close()
-
-    assert max(most) == 1
-    assert len(most) == 80
-
-
-def test_a_thread_that_waits_for_too_long_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BUSY_SECONDS", 0.1)
-    gate = FairGate(tmp_path / "lock")
-
-    def enter() -> None:
-        with gate.hold():
-            pass
-
-    with gate.hold():
-        assert isinstance(in_time(enter, 3), DatabaseUnavailable)
-    gate.close()
-
-
-def test_a_child_does_not_share_the_lock_of_its_parent(tmp_path: Path) -> None:
-    # Forked in a process of its own: this one has threads.
-    script = """
-import fcntl, os, sys
-from pathlib import Path
-from chargeapp.storage import database
-database.BUSY_SECONDS = 0.3
-gate = database.FairGate(Path(sys.argv[1]))
-with gate.hold():
-    pass
-child = os.fork()
-if child == 0:
-    with gate.hold():
-        other = os.open(sys.argv[1], os.O_RDWR)
-        try:
-            fcntl.flock(gate._file if gate._owner == os.getppid() else other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os._exit(1)
-        except BlockingIOError:
-            print("held", flush=True)
-            sys.stdin.readline()
-    os._exit(0)
-import time
-time.sleep(0.3)
-try:
-    with gate.hold():
-        print("entered", flush=True)
-except database.DatabaseUnavailable:
-    print("kept out", flush=True)
-os.write(int(sys.argv[2]), b"go\\n")
-os.waitpid(child, 0)
-with gate.hold():
-    print("entered", flush=True)
-gate.close()
-"""
-    reading, writing = os.pipe()
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(tmp_path / "lock"), str(writing)],
-        stdin=reading,
-        stdout=subprocess.PIPE,
-        pass_fds=[writing],
-        text=True,
-    )
-    os.close(writing)
-    os.close(reading)
-    output, _ = process.communicate(timeout=20)
-
-    assert output.splitlines() == ["held", "kept out", "entered"]
-
-
-def test_a_lock_file_that_cannot_be_opened_is_named(tmp_path: Path) -> None:
-    gate = FairGate(tmp_path)  # a directory
-
-    with pytest.raises(DatabaseUnavailable, match="cannot be opened"), gate.hold():
-        pass
 
 
 @pytest.mark.parametrize("version", [(3, 7, 0), (3, 40, 1), (3, 44, 5), (3, 45, 0), (3, 50, 6), (3, 51, 2)])

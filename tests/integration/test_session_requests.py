@@ -21,7 +21,7 @@ from support.builders import (
     the_request,
 )
 
-from chargeapp.errors import TemporaryFailure
+from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.runtime import Runtime
 from chargeapp.services.session_requests import (
     Acknowledgement,
@@ -31,7 +31,7 @@ from chargeapp.services.session_requests import (
     Refusal,
     request_charging_sessions,
 )
-from chargeapp.storage.database import Database, DatabaseUnavailable
+from chargeapp.storage.database import Database
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import intake as web_intake
 from chargeapp.web.intake import Intake

@@ -1,5 +1,6 @@
 """Databases with all tables, requests on any step of their way, and a runtime for them."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -216,3 +217,20 @@ def eventually(condition: Callable[[], Any], what: str = "", deadline_seconds: f
 def just_now() -> datetime:
     """For rows that have to be due in real time."""
     return utcnow() - seconds(0.01)
+
+
+def in_time(work: Callable[[], object], limit_seconds: float) -> BaseException | None:
+    """What `work` raised; fails if it takes longer."""
+    raised: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            work()
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(limit_seconds)
+    assert not thread.is_alive(), f"still waiting after {limit_seconds} s"
+    return raised[0] if raised else None
