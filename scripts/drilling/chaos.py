@@ -15,6 +15,7 @@ from drilling.deployment import Deployment, Process
 from drilling.plans import Plan
 
 LEASE_SECONDS = 60.0
+REDIS_BACK_SECONDS = 15.0
 SHORT_PAUSE_SECONDS = (1.0, 4.0)
 # gunicorn's master falls seldom: while it is away nobody accepts, and the load has to be carried on somehow.
 BAG = (
@@ -113,16 +114,28 @@ class Chaos:
         return self._random.sample(found, len(found))
 
     async def _other(self, what: str) -> None:
-        if what == "flush":
-            with contextlib.suppress(redis.RedisError), self._deployment.redis() as client:
-                client.flushall()
-                self._faults.note("flush redis")
-        elif what == "kill redis":
-            for each in self._deployment.processes():
-                if each.kind == "redis" and self._deployment.signal(each, signal.SIGKILL):
-                    self._faults.note("kill redis")
+        if what in ("flush", "kill redis"):
+            done = self._flush if what == "flush" else self._kill_redis
+            # One that comes while Redis is just being restarted waits for it.
+            give_up_at = time.monotonic() + REDIS_BACK_SECONDS
+            while not done() and time.monotonic() < give_up_at:
+                await asyncio.sleep(0.1)
         else:
             await self._pause(long=what == "long pause")
+
+    def _flush(self) -> bool:
+        with contextlib.suppress(redis.RedisError), self._deployment.redis() as client:
+            client.flushall()
+            self._faults.note("flush redis")
+            return True
+        return False
+
+    def _kill_redis(self) -> bool:
+        running = [each for each in self._deployment.processes() if each.kind == "redis"]
+        killed = [each for each in running if self._deployment.signal(each, signal.SIGKILL)]
+        for _ in killed:
+            self._faults.note("kill redis")
+        return bool(killed)
 
     async def _pause(self, *, long: bool) -> None:
         kinds = ("worker",) if long else ("worker", "relay", "web worker")
