@@ -125,6 +125,9 @@ class Consumer(Generic[Task, Result]):
         try:
             # Without a result nothing was promised to anybody: lost with the power, it is done again as a whole.
             with self._database.writing(durable=bool(results)) as session:
+                if results:
+                    # Now that it is this process's turn: whatever came in while it waited for that comes along.
+                    self._collect()
                 self._record(session, results, now)
                 self._give_up(session, now)
                 outbox.release(session, self._outbox, self._given_back, now)

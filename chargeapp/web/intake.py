@@ -40,20 +40,21 @@ class Intake:
                 raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
             # Somebody commits it just now: whether that succeeds is the answer, however long it takes.
             self._changed.wait_for(lambda: mine.answer is not None or not self._committing)
-            if mine.answer is None:
-                self._committing = True
-                together, self._waiting = self._waiting, []
+            self._committing = self._committing or mine.answer is None
         if mine.answer is None:
-            self._commit(together)
+            self._commit()
         if isinstance(mine.answer, Acknowledgement):
             return mine.answer
         assert mine.answer is not None
         raise mine.answer
 
-    def _commit(self, together: list[Waiting]) -> None:
+    def _commit(self) -> None:
+        together: list[Waiting] = []
         answers: list[Acknowledgement | Exception]
         try:
             with self._runtime.database.writing() as session:
+                # Only now that it is this process's turn: whoever came while it waited for that comes along.
+                together = self._all_waiting()
                 answers = [
                     *request_charging_sessions(
                         session,
@@ -65,10 +66,17 @@ class Intake:
                 failpoints.reach("api.before_commit")
             failpoints.reach("api.after_commit")
         except Exception as error:
+            together = together or self._all_waiting()
             answers = [error] * len(together)
+        # First, so that the decision is on its way while the answer is being written.
+        self._runtime.wakeups.ring(AUTHORIZATION.queue)
         with self._changed:
             for each, answer in zip(together, answers, strict=True):
                 each.answer = answer
             self._committing = False
             self._changed.notify_all()
-        self._runtime.wakeups.ring(AUTHORIZATION.queue)
+
+    def _all_waiting(self) -> list[Waiting]:
+        with self._changed:
+            together, self._waiting = self._waiting, []
+        return together
