@@ -27,11 +27,9 @@ class Entry:
 
 def put_entries(session: Session, entries: Sequence[Entry], now: datetime) -> None:
     """An entry for the same driver and station replaces the one before."""
-    if not entries:
-        return
     changed = ("token_masked", "blocked", "valid_from", "valid_until")
-    session.connection().execute(
-        upsert(session, AccessListEntry, ("token_hash", "station_id"), replaced=changed),
+    upsert(session, AccessListEntry, ("token_hash", "station_id"), replaced=changed).change_each(
+        session,
         [
             {
                 "token_hash": entry.token_hash,

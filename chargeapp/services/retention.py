@@ -58,8 +58,8 @@ def sum_up_old_minutes(session: Session, now: datetime) -> None:
         .group_by(Tally.name)
     ).all()
     if sums:
-        session.connection().execute(
-            upsert(session, Tally, ("name", "minute"), added=("count", "millis")),
+        upsert(session, Tally, ("name", "minute"), added=("count", "millis")).change_each(
+            session,
             [
                 {"name": row.name, "minute": SUMMED_UP_AT, "count": int(row.times), "millis": int(row.millis)}
                 for row in sums

@@ -6,18 +6,19 @@ from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.models import ApiKey
+from chargeapp.storage.prepared import Prepared
 
 TABLE: Any = ApiKey.__table__
 
-FIND = select(TABLE).where(TABLE.c.id == bindparam("id"))
-ANY = select(TABLE.c.id).limit(1)
+FIND = Prepared(select(TABLE).where(TABLE.c.id == bindparam("id")))
+ANY = Prepared(select(TABLE.c.id).limit(1))
 
 
 def find(session: Session, key_id: str) -> Any:
     """The row with this id, or None."""
-    return session.connection().execute(FIND, {"id": key_id}).first()
+    return next(iter(FIND.rows(session, {"id": key_id})), None)
 
 
 def any_exist(session: Session) -> bool:
     """Whether a key was ever made; those that expired or were revoked count."""
-    return session.connection().execute(ANY).first() is not None
+    return bool(ANY.rows(session, {}))

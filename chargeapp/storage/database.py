@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
+from chargeapp.storage.prepared import run_on_driver
 
 # Fixed in these and in everything newer: two connections that checkpoint and write could lose committed rows.
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -128,7 +129,7 @@ def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         reading = connection.get_execution_options().get("read_only")
-        connection.exec_driver_sql("BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
+        run_on_driver(connection, "BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE").close()
 
     return engine
 

@@ -14,7 +14,7 @@ FORGOTTEN_AFTER = timedelta(hours=1)
 
 def beat(session: Session, process: str, now: datetime, note: str = "") -> None:
     statement = upsert(session, Heartbeat, ("process",), replaced=("at", "note"))
-    session.connection().execute(statement, {"process": process, "at": now, "note": note})
+    statement.change(session, {"process": process, "at": now, "note": note})
 
 
 def leave(session: Session, process: str) -> None:

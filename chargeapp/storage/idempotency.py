@@ -17,7 +17,7 @@ def recall(session: Session, caller: str, key: str, now: datetime) -> Idempotenc
 
 def remember(session: Session, caller: str, key: str, *, body_hash: str, request_id: str, now: datetime) -> None:
     replaced = ("body_hash", "request_id", "created_at")
-    session.connection().execute(
-        upsert(session, IdempotencyKey, ("caller", "key"), replaced=replaced),
+    upsert(session, IdempotencyKey, ("caller", "key"), replaced=replaced).change(
+        session,
         {"caller": caller, "key": key, "body_hash": body_hash, "request_id": request_id, "created_at": now},
     )

@@ -46,23 +46,22 @@ class OwnRow:
 
 
 def put(session: Session, outbox: type[OutboxRow], drafts: Sequence[Draft], now: datetime) -> None:
-    if drafts:
-        session.connection().execute(
-            statements(outbox).insert,
-            [
-                {
-                    "request_id": draft.request_id,
-                    "type": draft.type,
-                    "payload": draft.payload,
-                    "destination": draft.destination,
-                    "created_at": now,
-                    "due_at": draft.due_at,
-                    "attempts": 0,
-                    "enqueue_seq": 0,
-                }
-                for draft in drafts
-            ],
-        )
+    statements(outbox).insert.change_each(
+        session,
+        [
+            {
+                "request_id": draft.request_id,
+                "type": draft.type,
+                "payload": draft.payload,
+                "destination": draft.destination,
+                "created_at": now,
+                "due_at": draft.due_at,
+                "attempts": 0,
+                "enqueue_seq": 0,
+            }
+            for draft in drafts
+        ],
+    )
 
 
 def claim_due(
@@ -91,37 +90,36 @@ def claim_due(
         "job": job_id,
     }
     if not taken:
-        claimed = session.connection().execute(found.claim, look)
+        claimed = found.claim.rows(session, look)
     elif not_to:
-        claimed = session.connection().execute(found.claim_and_take_elsewhere, {**look, "not_to": list(not_to)})
+        claimed = found.claim_and_take_elsewhere.rows(session, {**look, "not_to": list(not_to)})
     else:
-        claimed = session.connection().execute(found.claim_and_take, look)
-    return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed.all(), key=lambda each: (each.due_at, each.id))]
+        claimed = found.claim_and_take.rows(session, look)
+    return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed, key=lambda each: (each.due_at, each.id))]
 
 
 def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now: datetime) -> bool:
     """A look without a lock, so that an idle relay never disturbs a writer."""
     look = {"now": now, "due_before": due_before}
-    return session.connection().execute(statements(outbox).any_due, look).first() is not None
+    return bool(statements(outbox).any_due.rows(session, look))
 
 
 def any_to_take(session: Session, outbox: type[OutboxRow], now: datetime, not_to: Collection[str] = ()) -> bool:
     """The same look for a job, which may take rows that wait for another."""
     look: dict[str, Any] = {"now": now, "due_before": now}
     if not_to:
-        elsewhere = statements(outbox).any_to_take_elsewhere
-        return session.connection().execute(elsewhere, {**look, "not_to": list(not_to)}).first() is not None
-    return session.connection().execute(statements(outbox).any_to_take, look).first() is not None
+        return bool(statements(outbox).any_to_take_elsewhere.rows(session, {**look, "not_to": list(not_to)}))
+    return bool(statements(outbox).any_to_take.rows(session, look))
 
 
 def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[Ticket]:
     """Begin with due rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
-    found = session.connection().execute(statements(outbox).untaken, {"ids": list(wanted), "now": now})
+    found = statements(outbox).untaken.rows(session, {"ids": list(wanted), "now": now})
     own = [Ticket(row.id, row.enqueue_seq) for row in found if wanted[row.id] == row.enqueue_seq]
     if own:
         lease = now + timedelta(seconds=LEASE_SECONDS)
-        session.connection().execute(statements(outbox).take, {"ids": _ids(own), "now": now, "lease": lease})
+        statements(outbox).take.change(session, {"ids": _ids(own), "now": now, "lease": lease})
     return own
 
 
@@ -130,7 +128,7 @@ def own_rows(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
     if not wanted:
         return {}
-    found = session.connection().execute(statements(outbox).own, {"ids": list(wanted)})
+    found = statements(outbox).own.rows(session, {"ids": list(wanted)})
     return {
         row.id: OwnRow(row.id, row.request_id, row.type, row.payload, row.attempts)
         for row in found
@@ -141,13 +139,13 @@ def own_rows(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket
 def settle(session: Session, outbox: type[OutboxRow], row_ids: Collection[int], now: datetime) -> None:
     """Only the job calls this, in the transaction that writes its result and the next outbox row."""
     if row_ids:
-        session.connection().execute(statements(outbox).settle, {"ids": list(row_ids), "now": now})
+        statements(outbox).settle.change(session, {"ids": list(row_ids), "now": now})
 
 
 def postpone(session: Session, outbox: type[OutboxRow], row: OwnRow, until: datetime, error: str | None) -> None:
     """Count an attempt and plan the next one; the relay steps in if nobody has begun with it a while later."""
-    session.connection().execute(
-        statements(outbox).postpone,
+    statements(outbox).postpone.change(
+        session,
         {
             "row": row.row_id,
             "attempts": row.attempts + 1,
@@ -160,39 +158,34 @@ def postpone(session: Session, outbox: type[OutboxRow], row: OwnRow, until: date
 
 def renew(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], now: datetime) -> None:
     """Keep rows leased while their job is still at work on them."""
-    if tickets:
-        lease = now + timedelta(seconds=LEASE_SECONDS)
-        session.connection().execute(statements(outbox).renew, [{**held, "lease": lease} for held in _held(tickets)])
+    lease = now + timedelta(seconds=LEASE_SECONDS)
+    statements(outbox).renew.change_each(session, [{**held, "lease": lease} for held in _held(tickets)])
 
 
 def release(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], due_at: datetime) -> None:
     """Give rows back unchanged; whoever comes first may claim them from `due_at` on."""
-    if tickets:
-        rows = [{**held, "until": due_at} for held in _held(tickets)]
-        session.connection().execute(statements(outbox).release, rows)
+    statements(outbox).release.change_each(session, [{**held, "until": due_at} for held in _held(tickets)])
 
 
 def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[str]) -> int:
     """Make the rows of jobs that vanished from the queue claimable again; a row already begun with is left alone."""
-    return session.connection().execute(statements(outbox).release_lost, {"jobs": list(job_ids)}).rowcount
+    return statements(outbox).release_lost.change(session, {"jobs": list(job_ids)})
 
 
 def jobs_in_queue(session: Session, outbox: type[OutboxRow], claimed_before: datetime) -> set[str]:
     """Ids of the jobs that should be waiting in the queue, unless they were claimed a moment ago."""
     lease = claimed_before + timedelta(seconds=LEASE_SECONDS)
-    return set(session.connection().execute(statements(outbox).jobs_in_queue, {"lease": lease}).scalars())
+    return {row.job_id for row in statements(outbox).jobs_in_queue.rows(session, {"lease": lease})}
 
 
 def next_retry_at(session: Session, outbox: type[OutboxRow], job_id: str) -> datetime | None:
     """When the earliest row that this job has to try again becomes due."""
-    return session.connection().execute(statements(outbox).next_retry, {"job": job_id}).scalars().first()
+    return next((row.due_at for row in statements(outbox).next_retry.rows(session, {"job": job_id})), None)
 
 
 def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, now: datetime) -> None:
     """Keep a row that cannot be processed for investigation; nothing takes it again until it is replayed."""
-    session.connection().execute(
-        statements(outbox).bury, {"row": ticket.row_id, "seq": ticket.seq, "now": now, "error": error}
-    )
+    statements(outbox).bury.change(session, {"row": ticket.row_id, "seq": ticket.seq, "now": now, "error": error})
 
 
 def _held(tickets: Iterable[Ticket]) -> list[dict[str, int]]:

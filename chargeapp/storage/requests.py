@@ -1,4 +1,4 @@
-"""The statements on requests that every request passes through, built once; see outbox_statements.py."""
+"""The statements on requests that every request passes through, built once."""
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
@@ -10,24 +10,27 @@ from sqlalchemy.orm import Session
 from chargeapp.domain.authorization import Answer
 from chargeapp.domain.charging_session import State
 from chargeapp.storage.models import SessionRequest
+from chargeapp.storage.prepared import Prepared
 
 TABLE: Any = SessionRequest.__table__
 COLUMN = TABLE.c
 IDS = COLUMN.id.in_(bindparam("ids", expanding=True))
 
-INSERT = insert(TABLE)
+INSERT = Prepared(insert(TABLE))
 # Counts no further than it matters: a short queue is counted quickly.
-COUNT_UNDECIDED_UP_TO = select(func.count()).select_from(
-    select(COLUMN.id).where(COLUMN.decided_at.is_(None)).limit(bindparam("most")).subquery()
+COUNT_UNDECIDED_UP_TO = Prepared(
+    select(func.count().label("number")).select_from(
+        select(COLUMN.id).where(COLUMN.decided_at.is_(None)).limit(bindparam("most")).subquery()
+    )
 )
-ANY_ROWS = select(TABLE).where(IDS)
-UNDECIDED = (
+ANY_ROWS = Prepared(select(TABLE).where(IDS))
+UNDECIDED = Prepared(
     select(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by, COLUMN.destination)
     .where(IDS, COLUMN.decided_at.is_(None))
     .with_for_update()
 )
-BEGIN_AUTHORIZING = update(TABLE).where(IDS, COLUMN.state == State.ACCEPTED).values(state=State.AUTHORIZING)
-DECIDE = (
+BEGIN_AUTHORIZING = Prepared(update(TABLE).where(IDS, COLUMN.state == State.ACCEPTED).values(state=State.AUTHORIZING))
+DECIDE = Prepared(
     update(TABLE)
     .where(COLUMN.id == bindparam("request"))
     .values(
@@ -38,12 +41,12 @@ DECIDE = (
         decided_at=bindparam("now", type_=COLUMN.decided_at.type),
     )
 )
-COUNT_ATTEMPT = (
+COUNT_ATTEMPT = Prepared(
     update(TABLE)
     .where(COLUMN.id == bindparam("request"))
     .values(callback_attempts=COLUMN.callback_attempts + 1, last_error=bindparam("error"))
 )
-MOVE_ON = (
+MOVE_ON = Prepared(
     update(TABLE)
     .where(COLUMN.id == bindparam("request"))
     .values(state=bindparam("to"), ended_at=bindparam("ended", type_=COLUMN.ended_at.type))
@@ -51,24 +54,25 @@ MOVE_ON = (
 
 
 def store(session: Session, rows: Sequence[dict[str, Any]]) -> None:
-    session.connection().execute(INSERT, list(rows))
+    INSERT.change_each(session, rows)
 
 
 def count_undecided(session: Session, most: int) -> int:
     """How many wait for a decision; counts up to `most`."""
-    return session.connection().execute(COUNT_UNDECIDED_UP_TO, {"most": most}).scalar_one()
+    (found,) = COUNT_UNDECIDED_UP_TO.rows(session, {"most": most})
+    return int(found.number)
 
 
 def find(session: Session, ids: Collection[str]) -> dict[str, Any]:
-    return {row.id: row for row in session.connection().execute(ANY_ROWS, {"ids": list(ids)})}
+    return {row.id: row for row in ANY_ROWS.rows(session, {"ids": list(ids)})}
 
 
 def undecided(session: Session, ids: Collection[str]) -> dict[str, Any]:
-    return {row.id: row for row in session.connection().execute(UNDECIDED, {"ids": list(ids)})}
+    return {row.id: row for row in UNDECIDED.rows(session, {"ids": list(ids)})}
 
 
 def begin_authorizing(session: Session, ids: Collection[str]) -> None:
-    session.connection().execute(BEGIN_AUTHORIZING, {"ids": list(ids)})
+    BEGIN_AUTHORIZING.change(session, {"ids": list(ids)})
 
 
 def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:
@@ -76,18 +80,14 @@ def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:
         {"request": id_, "decided": answer.decision, "why": answer.reason, "by": answer.source, "now": now}
         for id_, answer in answers.items()
     ]
-    session.connection().execute(DECIDE, rows)
+    DECIDE.change_each(session, rows)
 
 
 def count_attempts(session: Session, errors: Sequence[tuple[str, str | None]]) -> None:
     """One attempt for each (request id, what went wrong)."""
-    if errors:
-        rows = [{"request": id_, "error": error} for id_, error in errors]
-        session.connection().execute(COUNT_ATTEMPT, rows)
+    COUNT_ATTEMPT.change_each(session, [{"request": id_, "error": error} for id_, error in errors])
 
 
 def move_on(session: Session, states: Sequence[tuple[str, str, datetime]]) -> None:
     """To (request id, state, since when ended)."""
-    if states:
-        rows = [{"request": id_, "to": state, "ended": ended_at} for id_, state, ended_at in states]
-        session.connection().execute(MOVE_ON, rows)
+    MOVE_ON.change_each(session, [{"request": id_, "to": state, "ended": ended_at} for id_, state, ended_at in states])

@@ -33,8 +33,7 @@ class Counter:
             for name, (count, millis) in sorted(self._counts.items())
             if count
         ]
-        if rows:
-            session.connection().execute(upsert(session, Tally, ("name", "minute"), added=("count", "millis")), rows)
+        upsert(session, Tally, ("name", "minute"), added=("count", "millis")).change_each(session, rows)
 
 
 def bucket(name: str, millis: int) -> str:

@@ -9,8 +9,9 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.models import EventRecord
+from chargeapp.storage.prepared import Prepared
 
-INSERT = insert(EventRecord.__table__)  # type: ignore[arg-type]
+INSERT = Prepared(insert(EventRecord))
 
 
 @dataclass(frozen=True)
@@ -24,17 +25,16 @@ class Fact:
 
 def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
     """A second terminal fact of one request is refused by the database."""
-    if facts:
-        session.connection().execute(
-            INSERT,
-            [
-                {
-                    "request_id": fact.request_id,
-                    "type": fact.type,
-                    "at": fact.at or now,
-                    "details": fact.details,
-                    "terminal": fact.terminal,
-                }
-                for fact in facts
-            ],
-        )
+    INSERT.change_each(
+        session,
+        [
+            {
+                "request_id": fact.request_id,
+                "type": fact.type,
+                "at": fact.at or now,
+                "details": fact.details,
+                "terminal": fact.terminal,
+            }
+            for fact in facts
+        ],
+    )

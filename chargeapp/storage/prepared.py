@@ -1,0 +1,117 @@
+"""Statements that every request passes through: compiled once, then run on the driver's own cursor.
+
+SQLAlchemy's execution of a compiled statement costs many times what SQLite needs to run it (see the changelog for the
+figures). What stays SQLAlchemy's: the statement, its spelling for each database, the types, the connection, the errors.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+Parameters = Mapping[str, Any]
+Convert = Callable[[Any], Any]
+
+
+class Prepared:
+    """A statement whose parameters all have a `bindparam`; a parameter that is a list must be an expanding one."""
+
+    def __init__(self, statement: Any) -> None:
+        self._statement = statement
+        self._forms: dict[Any, _Form] = {}
+
+    def rows(self, session: Session, parameters: Parameters) -> list[Any]:
+        """All rows, as named tuples."""
+        connection = session.connection()
+        form = self._form(connection.dialect, parameters)
+        cursor = run_on_driver(connection, form.sql, form.bound(parameters))
+        try:
+            return form.read(cursor.fetchall())
+        finally:
+            cursor.close()
+
+    def change(self, session: Session, parameters: Parameters) -> int:
+        """Returns how many rows were changed."""
+        connection = session.connection()
+        form = self._form(connection.dialect, parameters)
+        cursor = run_on_driver(connection, form.sql, form.bound(parameters))
+        cursor.close()
+        return int(cursor.rowcount)
+
+    def change_each(self, session: Session, parameters: Collection[Parameters]) -> None:
+        """Once for each of `parameters`, which all have the same names and no list."""
+        if parameters:
+            connection = session.connection()
+            form = self._form(connection.dialect, next(iter(parameters)))
+            run_on_driver(connection, form.sql, [form.bound(each) for each in parameters], many=True).close()
+
+    def _form(self, dialect: Dialect, parameters: Parameters) -> "_Form":
+        key = (dialect.name, *((name, len(each)) for name, each in parameters.items() if isinstance(each, list)))
+        form = self._forms.get(key)
+        if form is None:
+            form = self._forms[key] = _Form(self._statement, dialect, parameters)
+        return form
+
+
+class _Form:
+    """The spelling for one database and certain lengths of lists."""
+
+    def __init__(self, statement: Any, dialect: Dialect, parameters: Parameters) -> None:
+        names = list(parameters) if getattr(statement, "is_insert", False) else None
+        compiled = statement.compile(dialect=dialect, column_keys=names)
+        spelled = compiled.construct_expanded_state(dict(parameters))
+        self.sql: str = spelled.statement
+        self._positional = compiled.positional
+        lists = spelled.parameter_expansion.items()
+        elements = {place: (name, at) for name, places in lists for at, place in enumerate(places)}
+        self._takes: list[tuple[str, str, int | None, Convert | None, Any]] = []
+        constants = compiled.construct_params(_check=False)
+        for place in spelled.positiontup or spelled.parameters:
+            name, at = elements.get(place, (place, None))
+            convert = compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
+            self._takes.append((place, name, at, convert, constants.get(name)))
+        columns = list(statement.exported_columns)
+        row: Any = namedtuple("Row", [each.name for each in columns])  # type: ignore[misc]
+        self._row: Convert = row._make
+        self._converts = [
+            (at, convert)
+            for at, column in enumerate(columns)
+            if (convert := column.type.dialect_impl(dialect).result_processor(dialect, None))
+        ]
+
+    def bound(self, parameters: Parameters) -> Any:
+        values = []
+        for _, name, at, convert, constant in self._takes:
+            value = parameters.get(name, constant) if at is None else parameters[name][at]
+            values.append(convert(value) if convert is not None else value)
+        if self._positional:
+            return values
+        return dict(zip((place for place, *_ in self._takes), values, strict=True))
+
+    def read(self, found: Sequence[Sequence[Any]]) -> list[Any]:
+        rows = []
+        for each in found:
+            values = list(each)
+            for at, convert in self._converts:
+                values[at] = convert(values[at])
+            rows.append(self._row(values))
+        return rows
+
+
+def run_on_driver(connection: Connection, sql: str, parameters: Any = (), *, many: bool = False) -> Any:
+    """The driver's cursor; raises what SQLAlchemy would."""
+    driver: Any = connection.dialect.loaded_dbapi
+    cursor = connection.connection.cursor()
+    try:
+        if many:
+            cursor.executemany(sql, parameters)
+        else:
+            cursor.execute(sql, parameters)
+    except driver.Error as error:
+        raise DBAPIError.instance(
+            sql, None, error, driver.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
+    return cursor
