@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, bindparam, select
 
 from chargeapp.storage.models import ApiKey
 from chargeapp.storage.prepared import Prepared
@@ -14,11 +13,11 @@ FIND = Prepared(select(TABLE).where(TABLE.c.id == bindparam("id")))
 ANY = Prepared(select(TABLE.c.id).limit(1))
 
 
-def find(session: Session, key_id: str) -> Any:
+def find(connection: Connection, key_id: str) -> Any:
     """The row with this id, or None."""
-    return next(iter(FIND.rows(session, {"id": key_id})), None)
+    return next(iter(FIND.rows_on(connection, {"id": key_id})), None)
 
 
-def any_exist(session: Session) -> bool:
+def any_exist(connection: Connection) -> bool:
     """Whether a key was ever made; those that expired or were revoked count."""
-    return bool(ANY.rows(session, {}))
+    return bool(ANY.rows_on(connection, {}))

@@ -1,5 +1,6 @@
 """Connections and transactions. SQLite: one writer at a time, in the order of asking; readers never wait."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,8 @@ class Database:
         self.engine = _create_engine(str(self.path))
         self._claims = _create_engine(str(self.path), synchronous="NORMAL")
         self._readers = self.engine.execution_options(read_only=True)
+        self._glances = threading.Lock()
+        self._glance: Connection | None = None
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
 
     def _prepare_directory(self) -> None:
@@ -74,6 +77,22 @@ class Database:
         except DatabaseError as error:
             raise _unavailable(error, "The database cannot be read just now") from error
 
+    @contextmanager
+    def glancing(self) -> Iterator[Connection]:
+        """For one prepared statement that reads the newest rows: a tenth of what a transaction around it costs."""
+        try:
+            with self._glances:
+                if self._glance is None:
+                    self._glance = self._readers.connect()
+                try:
+                    yield self._glance
+                except DatabaseError:
+                    self._glance.invalidate()
+                    self._glance = None
+                    raise
+        except DatabaseError as error:
+            raise _unavailable(error, "The database cannot be read just now") from error
+
     def checkpoint(self) -> None:
         """Move the log into the database as far as that disturbs nobody; the relay does it, not a request."""
         connection = self.engine.raw_connection()
@@ -85,6 +104,9 @@ class Database:
             connection.close()
 
     def close(self) -> None:
+        glance, self._glance = self._glance, None
+        if glance is not None:
+            glance.close()
         self.engine.dispose()
         self._claims.dispose()
         self._gate.close()

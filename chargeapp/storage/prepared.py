@@ -25,7 +25,9 @@ class Prepared:
 
     def rows(self, session: Session, parameters: Parameters) -> list[Any]:
         """All rows, as named tuples."""
-        connection = session.connection()
+        return self.rows_on(session.connection(), parameters)
+
+    def rows_on(self, connection: Connection, parameters: Parameters) -> list[Any]:
         form = self._form(connection.dialect, parameters)
         cursor = run_on_driver(connection, form.sql, form.bound(parameters))
         try:

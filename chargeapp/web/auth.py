@@ -178,7 +178,7 @@ class Doorkeeper:
         now = utcnow()
         with self._runtime.database.reading() as session:
             found = find_session(session, session_id, now)
-            key = api_keys.find(session, found.key_id) if found is not None else None
+            key = api_keys.find(session.connection(), found.key_id) if found is not None else None
         if found is None or key is None or why_unusable(key) is not None:
             raise NotAuthenticated("This session has ended. Log in again.", attempt=False)
         if now - found.last_seen_at >= NOTED_EVERY:
@@ -192,8 +192,8 @@ class Doorkeeper:
         parts = take_apart(given)
         if parts is None:
             raise NotAuthenticated(NO_KEY)
-        with self._runtime.database.reading() as session:
-            found = api_keys.find(session, parts.id)
+        with self._runtime.database.glancing() as connection:
+            found = api_keys.find(connection, parts.id)
         if found is None or not parts.matches(found.secret_hash):
             raise NotAuthenticated(NO_KEY, key_id=parts.id)
         # Whoever has the secret may know why it does not work any more.
@@ -208,8 +208,8 @@ class Doorkeeper:
         # A name that somebody has pointed here would make his page one of ours.
         if not is_loopback(host_asked_for()):
             return False
-        with self._runtime.database.reading() as session:
-            self._keys_exist = api_keys.any_exist(session)
+        with self._runtime.database.glancing() as connection:
+            self._keys_exist = api_keys.any_exist(connection)
         return not self._keys_exist
 
 
@@ -252,8 +252,8 @@ def check_keys_exist(runtime: Runtime) -> None:
     if may_be_open(settings):
         return
     try:
-        with runtime.database.reading() as session:
-            exist = api_keys.any_exist(session)
+        with runtime.database.glancing() as connection:
+            exist = api_keys.any_exist(connection)
     finally:
         runtime.database.close()
     if not exist:

@@ -262,7 +262,7 @@ def test_a_key_is_nowhere_in_the_database(tmp_path: Path) -> None:
         assert api.post(API, json=BODY, headers=bearer(key)).status_code == 200
         runtime.database.checkpoint()
         with runtime.database.reading() as session:
-            stored = api_keys.find(session, key.split("_")[1])
+            stored = api_keys.find(session.connection(), key.split("_")[1])
 
     assert stored is not None
     assert key[17:] not in str(stored)
