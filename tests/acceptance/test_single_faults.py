@@ -35,14 +35,13 @@ from chargeapp.storage import heartbeats
 from chargeapp.storage.models import ChargingSessionRequestOutbox, EventRecord, SessionRequest
 from chargeapp.storage.outbox import LEASE_SECONDS
 
-# More of them show nothing new; each costs about 4 s.
-STOPS = 5
+STOPS = 20
 STOP_SECONDS = 20.0
 BACKLOG = 5_000
 REENQUEUED_SECONDS = 15.0
 LOCKED_SECONDS = 30.0
 CALM_SECONDS = 10.0
-REDIS_AWAY_SECONDS = 20.0
+REDIS_AWAY_SECONDS = 60.0
 WORKER_KILLED_SECONDS = 70.0
 # Three quarters of QUEUE_CONSUMER_THREADS.
 AT_ONCE = 24
@@ -791,7 +790,7 @@ def figure(capsys: pytest.CaptureFixture[str], record_property: Callable[[str, o
 
 
 Figure = Callable[[str], None]
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(420)
 
 
 def test_an_api_killed_between_commit_and_answer_gives_the_same_request_to_the_retry(
