@@ -7,6 +7,7 @@ from datetime import datetime
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 
+from chargeapp.clock import millis_since
 from chargeapp.domain.authorization import Answer, Inquiry
 from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.errors import PermanentFailure, TemporaryFailure
@@ -59,13 +60,13 @@ class AuthorizationService:
                 # Whatever happened: a breaker that waits for the outcome of its probe stays open for ever.
                 self._record(succeeded=succeeded)
             if succeeded:
-                return Answer(decision, _masked(why, inquiry.driver_token), SOURCE, tries, _millis_since(started))
+                return Answer(decision, _masked(why, inquiry.driver_token), SOURCE, tries, millis_since(started))
             pause = FIRST_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(1, 1.5)
             if tries <= self._max_retries and time.monotonic() + pause < give_up_at:
                 time.sleep(pause)
             else:
                 break
-        return Answer(Decision.UNKNOWN, reason, SOURCE, tries, _millis_since(started))
+        return Answer(Decision.UNKNOWN, reason, SOURCE, tries, millis_since(started))
 
     def _record(self, *, succeeded: bool) -> None:
         if self._breaker:
@@ -87,7 +88,3 @@ class AuthorizationService:
 def _masked(reason: str | None, driver_token: str) -> str | None:
     """A service may name the driver in its reason, which is stored and shown."""
     return reason and reason.replace(driver_token, mask(driver_token))
-
-
-def _millis_since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)

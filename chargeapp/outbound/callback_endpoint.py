@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from chargeapp import __version__
+from chargeapp.clock import millis_since
 from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Reason
 from chargeapp.errors import PermanentFailure, TemporaryFailure
@@ -33,17 +34,13 @@ class CallbackEndpoint:
         try:
             answer = self._client.post(url, content, headers, self._timeout_seconds)
         except PermanentFailure as refused:
-            return Reply(Outcome.FINAL, _millis_since(started), error=str(refused), reason=Reason.BLOCKED)
+            return Reply(Outcome.FINAL, millis_since(started), error=str(refused), reason=Reason.BLOCKED)
         except TemporaryFailure as failed:
-            return Reply(Outcome.RETRY, _millis_since(started), error=str(failed))
-        millis = _millis_since(started)
+            return Reply(Outcome.RETRY, millis_since(started), error=str(failed))
+        millis = millis_since(started)
         if 200 <= answer.status < 300:
             return Reply(Outcome.DELIVERED, millis, answer.status)
         error = f"answered {answer.status}"
         if answer.status == 410:
             return Reply(Outcome.FINAL, millis, answer.status, error, Reason.GONE)
         return Reply(Outcome.RETRY, millis, answer.status, error, retry_after_seconds=answer.retry_after_seconds)
-
-
-def _millis_since(started: float) -> int:
-    return round((time.monotonic() - started) * 1000)
