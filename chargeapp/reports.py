@@ -11,7 +11,7 @@ from chargeapp.domain.charging_session import Decision, State
 from chargeapp.pipeline import STAGES
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import EventRecord, SessionRequest, Tally
-from chargeapp.storage.tallies import DURATION_BOUNDS
+from chargeapp.storage.tallies import DURATION_BOUNDS, percentile
 
 # A relay that cron runs every minute has this much to say that it works.
 RELAY_LATE = timedelta(seconds=90)
@@ -196,12 +196,4 @@ def _count(session: Session, outbox: Any, *, dead: bool) -> int:
 
 
 def _p95(name: str, recent: dict[str, int]) -> float:
-    buckets = [(float(bound), recent.get(f"{name}_le_{bound}", 0)) for bound in DURATION_BOUNDS]
-    buckets.append((float(DURATION_BOUNDS[-1]), recent.get(f"{name}_le_inf", 0)))
-    wanted = 0.95 * sum(count for _, count in buckets)
-    seen = 0
-    for bound, count in buckets:
-        seen += count
-        if count and seen >= wanted:
-            return bound
-    return 0.0
+    return min(percentile(recent, name, 0.95) or 0.0, float(DURATION_BOUNDS[-1]))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, extract, func, select, tuple_, update
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.charging_session import new_request_id
@@ -12,8 +12,10 @@ from chargeapp.storage.dialects import upsert
 from chargeapp.storage.idempotency import REMEMBERED
 from chargeapp.storage.models import IdempotencyKey, SessionRequest, Tally
 
-# Minutes are kept apart for this long, for charts; what is older is summed up in one.
-MINUTES_KEPT = timedelta(hours=48)
+# For charts, minutes are kept apart for two hours and quarters of an hour for two days; what is older is one sum.
+MINUTES_KEPT = timedelta(hours=2)
+QUARTERS_KEPT = timedelta(hours=48)
+QUARTER_MINUTES = 15
 SUMMED_UP_AT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -51,21 +53,30 @@ def forget(session: Session, retention: Retention, now: datetime, limit: int = 5
 
 def sum_up_old_minutes(session: Session, now: datetime) -> None:
     """Keeps the totals right and their reading quick, however long the system runs."""
-    old = (Tally.minute < now - MINUTES_KEPT) & (Tally.minute > SUMMED_UP_AT)
-    sums = session.execute(
-        select(Tally.name, func.sum(Tally.count).label("times"), func.sum(Tally.millis).label("millis"))
-        .where(old)
-        .group_by(Tally.name)
-    ).all()
+    quarters_since = _quarter_of(now - QUARTERS_KEPT)
+    minute = extract("minute", Tally.minute)
+    in_a_quarter = (Tally.minute < _quarter_of(now - MINUTES_KEPT)) & (minute % QUARTER_MINUTES != 0)
+    old = (Tally.minute > SUMMED_UP_AT) & ((Tally.minute < quarters_since) | in_a_quarter)
+    sums: dict[tuple[str, datetime], list[int]] = {}
+    counted = select(Tally.name, Tally.minute, Tally.count, Tally.millis).where(old)
+    for name, at, count, millis in session.execute(counted):
+        into = SUMMED_UP_AT if at < quarters_since else _quarter_of(at)
+        both = sums.setdefault((name, into), [0, 0])
+        both[0] += count
+        both[1] += millis
     if sums:
+        session.execute(delete(Tally).where(old))
         upsert(session, Tally, ("name", "minute"), added=("count", "millis")).change_each(
             session,
             [
-                {"name": row.name, "minute": SUMMED_UP_AT, "count": int(row.times), "millis": int(row.millis)}
-                for row in sums
+                {"name": name, "minute": into, "count": count, "millis": millis}
+                for (name, into), (count, millis) in sums.items()
             ],
         )
-        session.execute(delete(Tally).where(old))
+
+
+def _quarter_of(moment: datetime) -> datetime:
+    return moment.replace(minute=moment.minute - moment.minute % QUARTER_MINUTES, second=0, microsecond=0)
 
 
 def count_purgeable(session: Session, retention: Retention, now: datetime) -> int:

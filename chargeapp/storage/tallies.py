@@ -1,5 +1,6 @@
 """Counts by the minute, written in the transaction of the fact they count: true over processes and restarts."""
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy.orm import Session
@@ -40,3 +41,15 @@ def bucket(name: str, millis: int) -> str:
     """The histogram bucket that a duration falls into."""
     bound = next((str(bound) for bound in DURATION_BOUNDS if millis <= bound), "inf")
     return f"{name}_le_{bound}"
+
+
+def percentile(counts: Mapping[str, int], name: str, share: float) -> float | None:
+    """The bound of the bucket that holds it: infinite for the last bucket, None if nothing was timed."""
+    buckets = [(float(bound), counts.get(f"{name}_le_{bound}", 0)) for bound in (*DURATION_BOUNDS, "inf")]
+    wanted = share * sum(count for _, count in buckets)
+    seen = 0
+    for bound, count in buckets:
+        seen += count
+        if count and seen >= wanted:
+            return bound
+    return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.services.redeliveries import redeliver
 from chargeapp.services.retention import (
     MINUTES_KEPT,
+    QUARTERS_KEPT,
     SUMMED_UP_AT,
     Forgotten,
     Retention,
@@ -197,8 +198,8 @@ def totals(database: Database) -> dict[str, tuple[int, int]]:
 
 def test_old_minutes_are_summed_up_and_totals_stay(database: Database) -> None:
     for minutes in range(10):
-        count(database, NOW - MINUTES_KEPT - timedelta(minutes=minutes + 2), times=minutes + 1, millis=7)
-        count(database, NOW - MINUTES_KEPT - timedelta(minutes=minutes + 2), name="callback")
+        count(database, NOW - QUARTERS_KEPT - timedelta(minutes=minutes + 15), times=minutes + 1, millis=7)
+        count(database, NOW - QUARTERS_KEPT - timedelta(minutes=minutes + 15), name="callback")
     count(database, NOW, times=5)
     before = totals(database)
 
@@ -211,11 +212,33 @@ def test_old_minutes_are_summed_up_and_totals_stay(database: Database) -> None:
     assert list(map(tuple, minutes)) == [("callback", SUMMED_UP_AT), ("requests", SUMMED_UP_AT), ("requests", recent)]
 
 
+def test_minutes_become_quarters_of_an_hour_first(database: Database) -> None:
+    now = datetime(2026, 1, 2, 12, 7, tzinfo=UTC)
+    for minutes in range(4 * 60):
+        count(database, now - timedelta(minutes=minutes), millis=3)
+    before = totals(database)
+
+    for _ in range(2):
+        change(database, lambda session: sum_up_old_minutes(session, now))
+
+        with database.reading() as session:
+            kept = {each.minute: (each.count, each.millis) for each in session.scalars(select(Tally))}
+        # From 10:00 on minutes, before that quarters, of which the first one begins where the counting began.
+        quarters = [minute for minute in sorted(kept) if minute < now - MINUTES_KEPT - timedelta(minutes=7)]
+        assert totals(database) == before == {"requests": (240, 720)}
+        assert [f"{each:%H:%M}" for each in quarters] == [
+            f"{hour:02}:{at:02}" for hour in (8, 9) for at in (0, 15, 30, 45)
+        ]
+        assert kept[quarters[0]] == (7, 21)
+        assert kept[quarters[1]] == (15, 45)
+        assert len(kept) == 8 + 128
+
+
 def test_summing_up_again_adds_only_what_is_new(database: Database) -> None:
     for day in range(3):
         count(database, NOW + day * DAY, times=10)
-        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + MINUTES_KEPT + HOUR))
-        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + MINUTES_KEPT + HOUR))
+        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + QUARTERS_KEPT + HOUR))
+        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + QUARTERS_KEPT + HOUR))
 
         assert totals(database) == {"requests": (10 * (day + 1), 0)}
         assert left(database, Tally) == 1
