@@ -66,3 +66,8 @@ class Event(StrEnum):
 def new_request_id(now: datetime) -> str:
     """Begins with the time, so that ids sort by age and new rows land at the end of every index."""
     return f"req-{epoch_millis(now):012x}{secrets.token_hex(10)}"
+
+
+def first_request_id(moment: datetime | None) -> str | None:
+    """What sorts before every id given from that moment on."""
+    return f"req-{epoch_millis(moment):012x}" if moment else None

@@ -55,7 +55,10 @@ class TokenVault:
 
 
 def mask(token: str) -> str:
-    """Enough to tell two tokens apart on a screen, too little to use one."""
+    """Enough to tell two tokens apart on a screen, too little to use one.
+
+    Requests are stored and found by it, erased too: another rule needs a migration.
+    """
     if len(token) < 5 * SHOWN:
         return f"…{token[-2:]}" if len(token) >= SHOWN else "…"
     return f"{token[:SHOWN]}…{token[-SHOWN:]}"

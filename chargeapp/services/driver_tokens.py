@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from chargeapp.security.driver_tokens import TokenUnreadable, TokenVault
+from chargeapp.security.driver_tokens import TokenUnreadable, TokenVault, mask
 from chargeapp.storage.models import (
     AccessListEntry,
     AuthorizationDecisionCallbackOutbox,
@@ -84,7 +84,8 @@ class Erased:
 
 def erase_driver(session: Session, token: str, token_hash: str, limit: int = 500) -> Erased:
     """One bite of at most `limit` requests; nothing is left of the driver but the fact that somebody asked."""
-    mine = SessionRequest.token_hash == token_hash
+    # The masked form has the index.
+    mine = (SessionRequest.token_masked == mask(token)) & (SessionRequest.token_hash == token_hash)
     ended = session.scalars(select(SessionRequest.id).where(mine, ~_under_way()).limit(limit)).all()
     if ended:
         session.execute(

@@ -29,7 +29,7 @@ from chargeapp.config import load_settings
 from chargeapp.domain.callback import Outcome
 from chargeapp.reports import figures
 from chargeapp.runtime import Runtime
-from chargeapp.security.driver_tokens import TokenUnreadable, TokenVault, new_key
+from chargeapp.security.driver_tokens import TokenUnreadable, TokenVault, mask, new_key
 from chargeapp.services.driver_tokens import erase_driver, reseal_driver_tokens
 from chargeapp.services.redeliveries import RedeliveryRefused, redeliver
 from chargeapp.services.retention import Retention, forget
@@ -56,8 +56,8 @@ def runtime(tables: Path) -> Iterator[Runtime]:
 
 
 def delivered(database: Database, token: str = TOKEN, callback_url: str = "https://caller.example/hook") -> str:
-    changes = {"token_sealed": VAULT.seal(token), "token_hash": VAULT.hash(token), "callback_url": callback_url}
-    [request_id] = accept(database, **changes)
+    sealed = {"token_sealed": VAULT.seal(token), "token_hash": VAULT.hash(token), "token_masked": mask(token)}
+    [request_id] = accept(database, **sealed, callback_url=callback_url)
     decide(database)
     attempt(database, DELIVERED)
     end(database)
