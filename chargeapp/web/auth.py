@@ -181,7 +181,8 @@ class Doorkeeper:
             key = api_keys.find(session.connection(), found.key_id) if found is not None else None
         if found is None or key is None or why_unusable(key) is not None:
             raise NotAuthenticated("This session has ended. Log in again.", attempt=False)
-        if now - found.last_seen_at >= NOTED_EVERY:
+        # A page that refreshes itself says nothing about anybody sitting before it.
+        if now - found.last_seen_at >= NOTED_EVERY and "Live-Refresh" not in request.headers:
             # Whoever looks what is wrong with the database is not to be kept out by it.
             with suppress(TemporaryFailure), self._runtime.database.writing() as session:
                 note_use(session, session_id, now)

@@ -1,4 +1,4 @@
-"""The console: pages for people, made here and without scripts."""
+"""The console: pages for people, made here. A script of ours keeps them fresh; all of it works without."""
 
 from flask import Blueprint, Response, g, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
@@ -14,12 +14,15 @@ from chargeapp.services.redeliveries import redeliver, why_not
 from chargeapp.storage.models import SessionRequest
 from chargeapp.transport.rq_transport import BrokerUnavailable
 from chargeapp.web.auth import current_caller, for_logging_in, for_operators, open_to_everybody
+from chargeapp.web.console_overview import add_overview
+from chargeapp.web.console_requests import add_request_list
 from chargeapp.web.forms import clear_session_cookie, session_cookie, set_session_cookie, token_for_forms
 
 log = get_logger()
 
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self'; base-uri 'none';"
+    " form-action 'self'; frame-ancestors 'none'"
 )
 # With no referrer at all, browsers would hide the origin of our own forms too.
 HEADERS = {"Content-Security-Policy": POLICY, "Referrer-Policy": "same-origin"}
@@ -38,17 +41,8 @@ def console(runtime: Runtime) -> Blueprint:
         response.headers.update(HEADERS)
         return response
 
-    @routes.get("/")
-    @for_operators
-    def overview() -> ResponseReturnValue:
-        now = utcnow()
-        with runtime.database.reading() as session:
-            return render_template(
-                "overview.html",
-                figures=reports.figures(session, now),
-                processes=reports.processes(session, now),
-                requests=reports.page_of_requests(session, limit=20),
-            )
+    add_overview(routes, runtime)
+    add_request_list(routes, runtime)
 
     @routes.get("/requests/<request_id>")
     @for_operators

@@ -33,6 +33,8 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "POST authorize": ("POST", "/internal/v1/authorize", {"json": AUTHORIZE}, {OPERATE}, 200),
     "GET metrics": ("GET", "/metrics", {}, {OPERATE}, 200),
     "GET console": ("GET", "/", {}, {OPERATE}, 200),
+    "GET requests": ("GET", "/requests", {}, {OPERATE}, 200),
+    "POST requests": ("POST", "/requests", {}, {OPERATE}, 303),
     "GET request": ("GET", f"/requests/{UNKNOWN}", {}, {OPERATE}, 404),
     "POST request's redelivery": ("POST", f"/requests/{UNKNOWN}/redelivery", {}, {OPERATE}, 404),
     "GET queues": ("GET", "/queues", {}, {OPERATE}, 200),

@@ -104,6 +104,7 @@ def called_from_this_machine(app: Any) -> Any:
 
 
 PATHS = ["/", API, f"{API}/req-{'0' * 32}", f"{API}/x/redelivery", "/internal/v1/authorize", "/health", "/health/live"]
+PATHS += ["/requests", "/requests?driver=x&since=x&before=x"]
 PATHS += ["/login", "/login", "/logout", "/queues", "/requests/x", "/requests/x/redelivery"]
 PATHS += ["/health/ready", "/metrics", "/openapi.json", "/docs", "/static/console.css", "/static/../app.py", "/static/"]
 METHODS = ["GET", "POST", "POST", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", ""]

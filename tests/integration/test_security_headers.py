@@ -27,6 +27,8 @@ ANSWERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "console": ("GET", "/", {}, 200),
     "login": ("GET", "/login", {}, 200),
     "login without key": ("POST", "/login", {"headers": {}}, 401),
+    "requests": ("GET", "/requests", {}, 200),
+    "requests, wrong": ("GET", "/requests?state=gone", {}, 400),
     "queues": ("GET", "/queues", {}, 200),
     "no such request in the console": ("GET", "/requests/req-1", {}, 404),
     "static": ("GET", "/static/console.css", {}, 200),
@@ -35,6 +37,7 @@ ANSWERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
 }
 
 PAGES = {"console", "login", "login without key", "queues", "no such request in the console"}
+PAGES |= {"requests", "requests, wrong"}
 
 
 @pytest.fixture(scope="module")
