@@ -13,6 +13,7 @@ from chargeapp.storage.tallies import DURATION_BOUNDS
 BAR, GAP, HEIGHT = 10, 2, 100
 # In the tables so many bars are one row.
 BARS_A_ROW = {HOUR: 5, DAY: 4}
+AXIS = {HOUR: "%H:%M", DAY: "%m-%d %H:%M"}
 SLOWEST = 60_000
 
 
@@ -61,8 +62,8 @@ def _picture(span: Span, intervals: list[Interval]) -> Picture:
     bars_a_row = BARS_A_ROW[span]
     return Picture(
         span,
-        intervals[0].begins_at.strftime("%H:%M"),
-        (intervals[-1].begins_at + span.bar).strftime("%H:%M"),
+        intervals[0].begins_at.strftime(AXIS[span]),
+        (intervals[-1].begins_at + span.bar).strftime(AXIS[span]),
         [
             _stacked(span, intervals, "Requests accepted", {"requests": "accepted"}),
             _stacked(span, intervals, "Decisions", {f"decisions_{each}": each.replace("_", " ") for each in Decision}),

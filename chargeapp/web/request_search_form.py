@@ -43,7 +43,7 @@ class SearchSchema(Schema):
     request = fields.String(
         validate=validate.Regexp(r"req-[0-9a-f]{0,32}\Z", error="Write it like req-019a; the end may be left out.")
     )
-    station = StationId()
+    station = StationId(error_messages={"uuid": "A station id is a UUID."})
     driver = DriverField()
     state = fields.String(validate=validate.OneOf([*State], error="There is no such state."))
     decision = fields.String(validate=validate.OneOf([*Decision], error="There is no such decision."))

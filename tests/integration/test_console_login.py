@@ -275,6 +275,17 @@ def test_a_session_ends_when_idle_and_at_the_latest_after_its_longest(
     assert still_in or "The session has ended." in browser.client.get(browser.get("/").location or "").text
 
 
+def test_a_page_that_refreshes_itself_keeps_no_session_alive(browser: Browser, time: Clock) -> None:
+    browser.log_in()
+    codes = []
+
+    for _ in range(7):
+        time.ahead += timedelta(minutes=10)
+        codes.append(browser.get("/", **{"Live-Refresh": "1"}).status_code)
+
+    assert codes == [200] * 5 + [303] * 2
+
+
 def test_sessions_that_ended_are_removed_with_the_next_login(browser: Browser, time: Clock) -> None:
     browser.log_in()
     time.ahead = LONGEST_IDLE

@@ -39,15 +39,16 @@ function putIn(old, fresh) {
 
 function putInChildren(old, fresh) {
   let at = old.firstChild;
+  const removeOne = () => {
+    const gone = at;
+    at = at.nextSibling;
+    remove(gone);
+  };
   for (const child of [...fresh.childNodes]) {
-    // What has an id is the same thing wherever it moved: a new row comes before it, and does not turn it into itself.
-    const same = child.id ? [...old.children].find((each) => each.id === child.id) : null;
-    while (same && at !== same && !(at && at.id && fresh.querySelector(`#${CSS.escape(at.id)}`))) {
-      const gone = at;
-      at = at.nextSibling;
-      remove(gone);
-    }
-    if (at && (same ? at === same : !child.id && !at.id)) {
+    // What has an id stays itself: a new row is put before it, and what stood between is gone.
+    const same = child.id ? from(at, child.id) : null;
+    while (same && at !== same) removeOne();
+    if (same || (at && !at.id && !child.id)) {
       const next = at.nextSibling;
       putIn(at, child);
       at = next;
@@ -57,11 +58,13 @@ function putInChildren(old, fresh) {
       old.insertBefore(added, at);
     }
   }
-  while (at) {
-    const gone = at;
-    at = at.nextSibling;
-    remove(gone);
-  }
+  while (at) removeOne();
+}
+
+function from(at, id) {
+  let node = at;
+  while (node && node.id !== id) node = node.nextSibling;
+  return node;
 }
 
 function replace(old, fresh) {
@@ -88,27 +91,34 @@ function keepFocusNear(element) {
 async function refresh() {
   if (asking) return;
   asking = true;
+  const page = await ask();
+  asking = false;
+  if (page && !paused) show(page);
+}
+
+async function ask() {
+  let answer, text;
   try {
     // A refresh is no use of the session: it ends in time, though its page stays open.
-    const answer = await fetch(location.href, {
+    answer = await fetch(location.href, {
       headers: { Accept: "text/html", "Live-Refresh": "1" },
       redirect: "manual",
       signal: AbortSignal.timeout(PATIENCE),
     });
-    if (answer.type === "opaqueredirect") {
-      over = true;
-      say("The session has ended. Load the page again to log in.");
-    } else if (!answer.ok) {
-      troubled(`The server answers ${answer.status}`);
-    } else {
-      const page = new DOMParser().parseFromString(await answer.text(), "text/html");
-      if (!paused) show(page);
-    }
+    text = await answer.text();
   } catch {
     troubled("The server cannot be reached");
-  } finally {
-    asking = false;
+    return null;
   }
+  if (answer.type === "opaqueredirect") {
+    over = true;
+    say("The session has ended. Load the page again to log in.");
+  } else if (!answer.ok) {
+    troubled(`The server answers ${answer.status}`);
+  } else {
+    return new DOMParser().parseFromString(text, "text/html");
+  }
+  return null;
 }
 
 function show(page) {
