@@ -12,7 +12,7 @@ from chargeapp.storage.models import RARE_DECISION, SessionRequest
 
 ON_A_PAGE = 50
 # What no index answers is looked for in so many requests at a time.
-LOOKED_THROUGH = 5_000
+LOOKED_THROUGH = 2_000
 RARE = (Decision.UNKNOWN, Decision.INVALID)
 ID = SessionRequest.id
 

@@ -21,7 +21,7 @@ from chargeapp.security.driver_tokens import mask
 FEW, MANY = 6_000, 60_000
 STEPS = 100
 # A page that finds hardly anything among few may fill itself among many; this is about two milliseconds.
-CHEAP = 20_000
+CHEAP = 15_000
 OUTBOXES = [stage.outbox.__tablename__ for stage in STAGES]
 BIG = {"charging_session_requests", "events", *OUTBOXES}
 REQUESTS = """
