@@ -47,7 +47,7 @@ def request_of(runtime: Runtime, at: datetime = NOW, token: str = TOKEN, station
 def found(answer: TestResponse) -> list[str]:
     """The ids of the rows, from the top."""
     assert answer.status_code == 200
-    return re.findall(r'<tr id="(req-[0-9a-f]{32})">', answer.text)
+    return re.findall(r'<tr id="(req-[0-9a-f]{32})"', answer.text)
 
 
 def search(client: FlaskClient, **fields: str) -> TestResponse:
