@@ -22,6 +22,7 @@ FEW, MANY = 6_000, 60_000
 STEPS = 100
 # A page that finds hardly anything among few may fill itself among many; this is about two milliseconds.
 CHEAP = 15_000
+BUSY_STATION = "00000000-0000-4000-8000-000000000000"
 OUTBOXES = [stage.outbox.__tablename__ for stage in STAGES]
 BIG = {"charging_session_requests", "events", *OUTBOXES}
 REQUESTS = """
@@ -29,9 +30,10 @@ REQUESTS = """
     INSERT INTO charging_session_requests (id, caller, station_id, token_hash, token_masked, callback_url, destination,
         state, accepted_at, decide_by, expires_at, decision, decided_at, callback_attempts, ended_at)
     SELECT substr(:first, 1, 4) || printf('%012x%020x', :millis + i * 1000, i), 'hub',
-        CASE WHEN i % 100 THEN 'busy' ELSE :station END, printf('%064x', i % 50),
+        CASE WHEN i % 100 THEN :busy ELSE :station END, printf('%064x', i % 50),
         CASE WHEN i % 50 THEN 'DRIV…' || (1000 + i % 50) ELSE :masked END, 'https://caller.example/', 'caller.example',
-        CASE i % 200 WHEN 1 THEN 'failed' WHEN 2 THEN 'expired' ELSE 'delivered' END, :at, :at, :at,
+        CASE WHEN i % 100 = 2 THEN 'expired' WHEN i % 100 AND i % 3 = 1 THEN 'failed' ELSE 'delivered' END,
+        :at, :at, :at,
         CASE WHEN i % 150 = 3 THEN 'unknown' WHEN i % 10 = 4 THEN 'not_allowed' ELSE 'allowed' END, :at, 1, :at
     FROM n
 """
@@ -53,6 +55,7 @@ def fill(runtime: Runtime, number: int) -> None:
         "first": first_request_id(begun),
         "millis": int(begun.timestamp() * 1000),
         "station": STATION,
+        "busy": BUSY_STATION,
         "masked": mask(TOKEN),
         "at": begun.strftime("%Y-%m-%d %H:%M:%S.%f"),
     }
@@ -110,6 +113,14 @@ def pages(runtime: Runtime) -> list[str]:
         *(f"state={state}" for state in ("accepted", "decided", "delivered", "failed", "expired")),
         *(f"decision={decision}" for decision in ("allowed", "not_allowed", "unknown", "invalid")),
         f"station={STATION}&state=expired",
+        # Many failed, none of them there: the index of the state would be the wrong one.
+        f"station={STATION}&state=failed",
+        "driver=DRIV*6789&state=delivered&decision=unknown",
+        "state=delivered&decision=unknown",
+        f"station={BUSY_STATION}&driver=ABCD*6789",
+        f"station={BUSY_STATION}&decision=unknown",
+        f"station={BUSY_STATION}&state=expired",
+        f"station={BUSY_STATION}&driver=DRIV*6789&decision=unknown",
         f"station={STATION}&driver=DRIV*6789&decision=unknown",
         "state=failed&decision=not_allowed",
         "state=delivered&decision=invalid",
