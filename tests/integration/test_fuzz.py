@@ -105,6 +105,9 @@ def called_from_this_machine(app: Any) -> Any:
 
 PATHS = ["/", API, f"{API}/req-{'0' * 32}", f"{API}/x/redelivery", "/internal/v1/authorize", "/health", "/health/live"]
 PATHS += ["/login", "/login", "/logout", "/queues", "/requests/x", "/requests/x/redelivery"]
+PATHS += ["/failed", "/failed/redelivery", "/failed/redelivered", "/dead-letters", "/dead-letters/replay", "/settings"]
+PATHS += ["/access-list", "/access-list/search", "/access-list/entry", "/access-list/removal"]
+PATHS += ["/keys", "/keys/revocation", "/secrets", "/secrets/retirement"]
 PATHS += ["/health/ready", "/metrics", "/openapi.json", "/docs", "/static/console.css", "/static/../app.py", "/static/"]
 METHODS = ["GET", "POST", "POST", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", "TRACE", "CONNECT", "BREW", ""]
 CONTENT_TYPES = ["application/json", "application/json", "application/json; charset=utf-16", "text/plain", "", "a/b;c"]

@@ -28,13 +28,33 @@ ANSWERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "login": ("GET", "/login", {}, 200),
     "login without key": ("POST", "/login", {"headers": {}}, 401),
     "queues": ("GET", "/queues", {}, 200),
+    "failed": ("GET", "/failed", {}, 200),
+    "dead letters": ("GET", "/dead-letters", {}, 200),
+    "access list": ("GET", "/access-list", {}, 200),
+    "keys": ("GET", "/keys", {}, 200),
+    "secrets": ("GET", "/secrets", {}, 200),
+    "new secret": ("POST", "/secrets", {"data": {"caller": "hub"}}, 200),
+    "settings": ("GET", "/settings", {}, 200),
     "no such request in the console": ("GET", "/requests/req-1", {}, 404),
     "static": ("GET", "/static/console.css", {}, 200),
     "static, none": ("GET", "/static/nothing.css", {}, 404),
     "fault of ours": ("GET", "/broken", {}, 500),
 }
 
-PAGES = {"console", "login", "login without key", "queues", "no such request in the console"}
+PAGES = {
+    "console",
+    "login",
+    "login without key",
+    "queues",
+    "failed",
+    "dead letters",
+    "access list",
+    "keys",
+    "secrets",
+    "new secret",
+    "settings",
+    "no such request in the console",
+}
 
 
 @pytest.fixture(scope="module")
