@@ -39,7 +39,7 @@ def go_through(runtime: Runtime, wanted: Wanted, before: str | None, *, dry_run:
     count = Count(before=before)
     ends_at = time.monotonic() + SECONDS_AT_ONCE
     transaction = runtime.database.reading if dry_run else runtime.database.writing
-    while count.total < MOST_AT_ONCE and time.monotonic() < ends_at:
+    while True:
         with transaction() as session:
             page = page_of_failed(session, wanted, count.before, REQUESTS_PER_TRANSACTION)
             requests = [each.request for each in page.found]
@@ -48,6 +48,5 @@ def go_through(runtime: Runtime, wanted: Wanted, before: str | None, *, dry_run:
             else:
                 count.add(redeliver_all(session, requests, runtime.settings.request_ttl_seconds, utcnow()))
         count.before = page.before
-        if page.before is None:
-            break
-    return count
+        if page.before is None or count.total >= MOST_AT_ONCE or time.monotonic() >= ends_at:
+            return count

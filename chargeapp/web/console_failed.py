@@ -32,9 +32,7 @@ def add_failed_pages(routes: Blueprint, runtime: Runtime) -> None:
         with runtime.database.reading() as session:
             page = page_of_failed(session, wanted(asked), asked["before"], ROWS_SHOWN)
             why_not = obstacles(session, [each.request for each in page.found])
-        return render_template(
-            "failed.html", page=page, why_not=why_not, asked=as_text(asked), reasons=REASONS, rows_shown=ROWS_SHOWN
-        )
+        return render_template("failed.html", page=page, why_not=why_not, filter=filter_of(asked), reasons=REASONS)
 
     @routes.get("/failed/redelivery")
     @for_operators
@@ -46,7 +44,7 @@ def add_failed_pages(routes: Blueprint, runtime: Runtime) -> None:
             count = Count()
             with runtime.database.reading() as session:
                 count.add(obstacles(session, selected(session, asked["id"])))
-        return render_template("failed_question.html", count=count, asked=as_text(asked))
+        return render_template("failed_question.html", count=count, asked=as_text(asked), filter=filter_of(asked))
 
     @routes.post("/failed/redelivery")
     @for_operators
@@ -68,7 +66,8 @@ def add_failed_pages(routes: Blueprint, runtime: Runtime) -> None:
     @for_operators
     def sent_again() -> ResponseReturnValue:
         done = RedeliveredSchema().load(request.args)
-        return render_template("failed_sent.html", done=done, asked=as_text(schema.load(request.args)))
+        asked = schema.load(request.args)
+        return render_template("failed_sent.html", done=done, asked=as_text(asked), filter=filter_of(asked))
 
 
 def wanted(asked: dict[str, Any]) -> Wanted:
@@ -84,6 +83,10 @@ def chosen(asked: dict[str, Any]) -> dict[str, Any]:
 
 def selected(session: Session, request_ids: list[str]) -> list[SessionRequest]:
     return list(session.scalars(select(SessionRequest).where(SessionRequest.id.in_(request_ids))))
+
+
+def filter_of(asked: dict[str, Any]) -> dict[str, Any]:
+    return as_text({name: asked[name] for name in ("reason", "station", "since", "until")})
 
 
 def as_text(asked: dict[str, Any]) -> dict[str, Any]:
