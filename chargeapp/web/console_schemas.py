@@ -169,3 +169,9 @@ class RotationSchema(Form):
     overlap = fields.Integer(load_default=24, validate=validate.OneOf([0, 1, 24, 168, 720], error="Unknown overlap."))
     kind = fields.Enum(Kind, by_value=True, load_default=Kind.SYMMETRIC)
     latest = fields.Integer(load_default=0)
+
+
+class RetirementSchema(Form):
+    """A webhook secret that is to sign no longer."""
+
+    id = fields.Integer(required=True, validate=validate.Range(1, 2**63 - 1))

@@ -17,7 +17,7 @@ from chargeapp.services.webhook_secrets import has_api_key, retire_secret, rotat
 from chargeapp.storage.webhook_secrets import EVERYBODY, in_force
 from chargeapp.web.auth import for_admins, for_operators
 from chargeapp.web.console_acts import note
-from chargeapp.web.console_schemas import RotationSchema
+from chargeapp.web.console_schemas import RetirementSchema, RotationSchema
 
 SENT_TWICE = (
     "A secret was made since this page was loaded, maybe by this very form. Look at the list before you send it."
@@ -113,9 +113,9 @@ def add_secret_pages(routes: Blueprint, runtime: Runtime) -> None:
     @routes.post("/secrets/retirement")
     @for_admins
     def retire() -> ResponseReturnValue:
-        secret_id = request.form.get("id", "")
+        secret_id = RetirementSchema().load(request.form)["id"]
         with runtime.database.writing() as session:
-            found = retire_secret(session, int(secret_id), utcnow()) if secret_id.isdecimal() else None
+            found = retire_secret(session, secret_id, utcnow())
             if found is None:
                 raise NotFound
             mark = fingerprint(runtime.secret_vault.open(found.secret_sealed))

@@ -54,7 +54,7 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "POST revocation": ("POST", "/keys/revocation", {}, {ADMIN}, 404),
     "GET secrets": ("GET", "/secrets", {}, {OPERATE, ADMIN}, 200),
     "POST secrets": ("POST", "/secrets", {"data": {"latest": "9"}}, {ADMIN}, 400),
-    "POST retirement": ("POST", "/secrets/retirement", {}, {ADMIN}, 404),
+    "POST retirement": ("POST", "/secrets/retirement", {"data": {"id": "9"}}, {ADMIN}, 404),
     "GET settings": ("GET", "/settings", {}, {OPERATE, ADMIN}, 200),
     "POST login": ("POST", "/login", {}, {OPERATE, ADMIN}, 303),
     "POST logout": ("POST", "/logout", {}, {OPERATE, ADMIN}, 303),
