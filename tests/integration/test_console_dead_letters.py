@@ -1,5 +1,6 @@
 """The page of dead letters: what is shown of each, and putting some or all on their way again."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -53,9 +54,9 @@ def test_dead_letters_of_every_outbox_are_shown_with_error_attempts_and_queue(vi
 
     page = visitor.get("/dead-letters").text
 
-    assert "callbacks 1" in words(page)
-    assert "SendAuthorizationDecisionCallbackCommand 7 the key is missing" in words(page)
-    assert "StartChargingSessionRequestCommand 3 cannot be opened" in words(page)
+    assert "callbacks 1 the key" in words(page)
+    for row in ("the key is missing 7 req-.* SendAuth", "cannot be opened 3 req-.* StartCharging"):
+        assert re.search(row, words(page))
     assert f'href="/requests/{request_id}"' in page
 
 

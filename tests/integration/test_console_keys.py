@@ -124,7 +124,7 @@ def test_a_revoked_key_lets_nobody_in(visitor: Visitor) -> None:
 
 
 def test_revoking_one_s_own_key_logs_out(visitor: Visitor) -> None:
-    assert "and log out" in visitor.get("/keys").text
+    assert "Revoke and log out" in visitor.get("/keys").text
 
     visitor.post("/keys/revocation", id=visitor.key.split("_")[1])
 
