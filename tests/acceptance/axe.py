@@ -32,7 +32,7 @@ def source(cache: Path) -> str:
             pytest.skip("npm is not installed, so axe-core cannot be fetched")
         try:
             subprocess.run(
-                ["npm", "pack", PACKAGE, "--silent", "--pack-destination", str(cache)],
+                ["npm", "pack", PACKAGE, "--silent", "--fetch-retries=0", "--pack-destination", str(cache)],
                 cwd=cache,
                 check=True,
                 capture_output=True,
