@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.wait import WebDriverWait
@@ -57,7 +58,9 @@ class Browser:
         return next(each for each in found if each.is_displayed())
 
     def until(self, condition: Callable[[], Any], what: str) -> None:
-        WebDriverWait(self.driver, DEADLINE_SECONDS, poll_frequency=0.1).until(lambda _: condition(), what)
+        # A look may fall into the moment between two pages.
+        between_pages = (StaleElementReferenceException, NoSuchElementException)
+        WebDriverWait(self.driver, DEADLINE_SECONDS, 0.1, between_pages).until(lambda _: condition(), what)
 
     def press(self, words: str, then: str) -> None:
         """A button, and wait until the page that follows says `then`."""

@@ -61,6 +61,7 @@ def test_failed_requests_are_filtered_selected_counted_and_sent_again(console: C
     console.deployment.until(lambda: console.count(State.DELIVERED) == 1 + 2, "not delivered")
 
     browser.driver.find_element(By.LINK_TEXT, "Back to the list").click()
+    browser.until(lambda: "Send all that match again…" in browser.text, "the list is not shown again")
     browser.press("Send all that match again…", f"Send {FAILED - 2} callbacks again?")
     browser.press("Send them again", f"{FAILED - 2} callbacks are sent again")
     browser.picture("failed-sent")
@@ -114,6 +115,7 @@ def test_an_access_list_entry_is_added_found_changed_and_removed(console: Consol
     browser.press("Save", "The entry was changed.")
     assert "blocked" in browser.text
     browser.driver.find_element(By.LINK_TEXT, "Change").click()
+    browser.until(lambda: "Remove this entry" in browser.text, "the entry is not shown again")
     browser.driver.find_element(By.TAG_NAME, "summary").click()
     browser.picture("access-list-entry", "dark")
     browser.picture("access-list-entry")
