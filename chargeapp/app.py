@@ -10,6 +10,7 @@ from chargeapp.web.auth import Doorkeeper, check_keys_exist
 from chargeapp.web.authorize import authorize
 from chargeapp.web.charging_sessions import charging_sessions
 from chargeapp.web.console import console
+from chargeapp.web.console_pages import add_pages
 from chargeapp.web.error_responses import install_error_responses
 from chargeapp.web.headers import install_cors, install_headers
 from chargeapp.web.operations import operations
@@ -39,5 +40,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.register_blueprint(authorize(runtime))
     app.register_blueprint(operations(runtime))
     app.register_blueprint(api_docs(runtime))
-    app.register_blueprint(console(runtime))
+    pages = console(runtime)
+    add_pages(pages, runtime)
+    app.register_blueprint(pages)
     return app

@@ -19,6 +19,7 @@ ALIASES = {"KTOR_DEPLOYMENT_PORT": "PORT"}
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
 RATE_OFF = "off"
 PRODUCTION_RATE = "6000/minute"
+Sources = dict[str, str]
 
 
 class Networks(kinds.Field[tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]]):
@@ -183,14 +184,10 @@ class SettingsSchema(Schema):
 def load_settings(environ: Mapping[str, str] | None = None, config_file: Path | None = None) -> Settings:
     """Environment over chargeapp.toml over defaults; raises MisconfiguredError naming every wrong value."""
     environ = os.environ if environ is None else environ
-    named = environ.get("CHARGEAPP_CONFIG")
-    config_file = config_file or Path(named or CONFIG_FILE)
-    if named and not config_file.exists():
-        raise MisconfiguredError(f"CHARGEAPP_CONFIG: {config_file} does not exist")
+    config_file = config_file or _config_file(environ)
     names = {each.name.upper(): each for each in fields(Settings)}
     given = {ALIASES.get(name, name): value for name, value in _from_file(config_file).items()}
-    given |= {ALIASES[name]: value for name, value in environ.items() if name in ALIASES and value != ""}
-    given |= {name: value for name, value in environ.items() if name in names and value != ""}
+    given |= _from_environment(environ)
     schema = SettingsSchema.from_dict({name: each.metadata["kind"] for name, each in names.items()})()
     try:
         loaded: dict[str, Any] = schema.load(given)
@@ -199,6 +196,42 @@ def load_settings(environ: Mapping[str, str] | None = None, config_file: Path | 
     values = {names[name].name: value for name, value in loaded.items()}
     values["chargeapp_data_dir"] = Path(values.get("chargeapp_data_dir", Settings.chargeapp_data_dir)).absolute()
     return Settings(**values)
+
+
+def sources(settings: Settings, environ: Mapping[str, str] | None = None, config_file: Path | None = None) -> Sources:
+    """Where each value comes from, by the setting's name; to be asked when the settings were just loaded."""
+    environ = os.environ if environ is None else environ
+    config_file = config_file or _config_file(environ)
+    in_file = {ALIASES.get(name, name) for name in _from_file(config_file)}
+    in_environment = _from_environment(environ)
+
+    def source(name: str, default: Any) -> str:
+        if name.upper() in in_environment:
+            return "environment"
+        if name.upper() in in_file:
+            return config_file.name
+        # `chargeapp up` sets some of what nobody else did.
+        return "default" if getattr(settings, name) in (default, _absolute(default)) else "command"
+
+    return {each.name: source(each.name, each.default) for each in fields(Settings)}
+
+
+def _config_file(environ: Mapping[str, str]) -> Path:
+    named = environ.get("CHARGEAPP_CONFIG")
+    config_file = Path(named or CONFIG_FILE)
+    if named and not config_file.exists():
+        raise MisconfiguredError(f"CHARGEAPP_CONFIG: {config_file} does not exist")
+    return config_file
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    names = {each.name.upper() for each in fields(Settings)}
+    given = {ALIASES[name]: value for name, value in environ.items() if name in ALIASES and value != ""}
+    return given | {name: value for name, value in environ.items() if name in names and value != ""}
+
+
+def _absolute(default: Any) -> Any:
+    return default.absolute() if isinstance(default, Path) else default
 
 
 def _from_file(path: Path) -> dict[str, Any]:

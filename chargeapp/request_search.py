@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, func, select, text
 from sqlalchemy.orm import Session
 
-from chargeapp.domain.charging_session import Decision, first_request_id
+from chargeapp.domain.charging_session import Decision, oldest_request_id
 from chargeapp.storage.models import RARE_DECISION, SessionRequest
 
 ON_A_PAGE = 50
@@ -108,8 +108,10 @@ def _range_of_ids(search: Search, before: str | None) -> tuple[str | None, str |
     """Ids begin with the time of acceptance, so the time needs no index of its own."""
     # Ids are of hexadecimal digits, so this comes after all that begin alike.
     after = f"{search.request}g" if search.request else None
-    first = max(filter(None, (search.request, first_request_id(search.since))), default=None)
-    beyond = min(filter(None, (after, first_request_id(search.until), before)), default=None)
+    since = oldest_request_id(search.since) if search.since else None
+    until = oldest_request_id(search.until) if search.until else None
+    first = max(filter(None, (search.request, since)), default=None)
+    beyond = min(filter(None, (after, until, before)), default=None)
     return first, beyond
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chargeapp.storage.models import ApiKey
 
 # Spelled out here, so that --help need not import what a scope is; a test compares.
-SCOPES = ("submit", "read", "operate")
+SCOPES = ("submit", "read", "operate", "admin")
 NAME_LENGTH = 80
 HEADINGS = ("ID", "NAME", "CALLER", "SCOPES", "CALLBACK HOSTS", "STATE", "CREATED", "EXPIRES", "REVOKED")
 
@@ -75,6 +75,7 @@ def keys() -> None:
 
     A key belongs to a caller, who sees only its own requests. It has scopes: `submit` posts requests and has their
     callbacks sent again, `read` looks at them, `operate` sees those of all callers, the metrics and the console.
+    `admin` is `operate`, and changes keys, webhook secrets and the access list in the console.
 
     As long as no key was ever made, the API is open, but only in development and on a loopback address. With the first
     key it is closed to everybody who brings none, and stays so.

@@ -65,9 +65,9 @@ class Event(StrEnum):
 
 def new_request_id(now: datetime) -> str:
     """Begins with the time, so that ids sort by age and new rows land at the end of every index."""
-    return f"req-{epoch_millis(now):012x}{secrets.token_hex(10)}"
+    return oldest_request_id(now) + secrets.token_hex(10)
 
 
-def first_request_id(moment: datetime | None) -> str | None:
-    """What sorts before every id given from that moment on."""
-    return f"req-{epoch_millis(moment):012x}" if moment else None
+def oldest_request_id(since: datetime) -> str:
+    """No request accepted at this time or later has a smaller id."""
+    return f"req-{max(0, epoch_millis(since)):012x}"

@@ -18,11 +18,15 @@ _KEY = re.compile(r"cak_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 
 
 class Scope(StrEnum):
-    """What a key is good for. `operate` sees all callers' requests; the others only those of the key's own caller."""
+    """What a key is good for. `operate` sees all callers' requests, `submit` and `read` only the key's own caller's.
+
+    `admin` also says who may call and charge: whoever has it could make any other key, so it includes `operate`.
+    """
 
     SUBMIT = "submit"
     READ = "read"
     OPERATE = "operate"
+    ADMIN = "admin"
 
 
 class HostPatternRefused(RequestRefused):

@@ -55,8 +55,17 @@ def remove_entry(session: Session, token_hash: str, station_id: str) -> bool:
     return removed is not None
 
 
-def list_entries(session: Session, limit: int, after: tuple[str, str] | None = None) -> list[AccessListEntry]:
+def find_entry(session: Session, token_hash: str, station_id: str) -> AccessListEntry | None:
+    return session.get(AccessListEntry, (token_hash, station_id))
+
+
+def list_entries(
+    session: Session, limit: int, after: tuple[str, str] | None = None, token_hash: str | None = None
+) -> list[AccessListEntry]:
+    """In the order of hash and station; `after` is those of the last one before. All drivers, or one."""
     statement = select(AccessListEntry).order_by(AccessListEntry.token_hash, AccessListEntry.station_id).limit(limit)
+    if token_hash is not None:
+        statement = statement.where(AccessListEntry.token_hash == token_hash)
     if after:
         statement = statement.where(tuple_(AccessListEntry.token_hash, AccessListEntry.station_id) > after)
     return list(session.scalars(statement))

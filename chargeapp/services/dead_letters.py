@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chargeapp.pipeline import STAGES
@@ -16,13 +16,14 @@ class DeadLetter:
     row_id: int
     request_id: str
     type: str
+    attempts: int
     dead_at: datetime
     error: str | None
 
 
 def list_dead_letters(session: Session, limit: int = 100) -> list[DeadLetter]:
     found = [
-        DeadLetter(stage.queue, row.id, row.request_id, row.type, row.dead_at, row.last_error)
+        DeadLetter(stage.queue, row.id, row.request_id, row.type, row.attempts, row.dead_at, row.last_error)
         for stage in STAGES
         for row in session.scalars(
             select(stage.outbox)
@@ -33,6 +34,17 @@ def list_dead_letters(session: Session, limit: int = 100) -> list[DeadLetter]:
         if row.dead_at is not None
     ]
     return sorted(found, key=lambda each: each.dead_at, reverse=True)[:limit]
+
+
+def count_dead_letters(session: Session) -> dict[str, int]:
+    """By queue."""
+    return {
+        stage.queue: session.scalar(
+            select(func.count()).where(stage.outbox.dead_at.is_not(None), stage.outbox.settled_at.is_(None))
+        )
+        or 0
+        for stage in STAGES
+    }
 
 
 def replay(session: Session, queue: str, row_id: int, now: datetime) -> bool:

@@ -1,6 +1,8 @@
-"""Sending the callback of an ended request again."""
+"""Sending the callbacks of ended requests again."""
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -11,37 +13,71 @@ from chargeapp.storage import outbox, timeline
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox, SessionRequest
 
 
+class Obstacle(StrEnum):
+    """What stands against sending a callback again now."""
+
+    UNDER_WAY = "The callback of this request is still on its way."
+    ERASED = "The driver token of this request was erased, so its callback cannot be sent again."
+
+
 class RedeliveryRefused(RequestRefused):
     """The callback cannot be sent again now."""
 
 
 def redeliver(session: Session, request: SessionRequest, ttl_seconds: int, now: datetime) -> None:
     """Gives the request another `ttl_seconds`; raises RedeliveryRefused while its callback is still on its way."""
-    if reason := why_not(session, request):
+    if reason := redeliver_all(session, [request], ttl_seconds, now)[request.id]:
         raise RedeliveryRefused(reason)
-    request.expires_at = now + timedelta(seconds=ttl_seconds)
-    payload = {"request_id": request.id, "round": 1, "redelivery": True}
-    draft = outbox.Draft(
-        request.id, Command.SEND_AUTHORIZATION_DECISION_CALLBACK, payload, now, destination=request.destination
-    )
-    outbox.put(session, AuthorizationDecisionCallbackOutbox, [draft], now)
-    timeline.append(session, [timeline.Fact(request.id, Event.REDELIVERY_REQUESTED)], now)
 
 
-def why_not(session: Session, request: SessionRequest) -> str | None:
+def redeliver_all(
+    session: Session, requests: Collection[SessionRequest], ttl_seconds: int, now: datetime
+) -> dict[str, Obstacle | None]:
+    """The same for many; says of each, by its id, why it was left alone."""
+    found = obstacles(session, requests)
+    wanted = [request for request in requests if found[request.id] is None]
+    for request in wanted:
+        request.expires_at = now + timedelta(seconds=ttl_seconds)
+    drafts = [
+        outbox.Draft(
+            request.id,
+            Command.SEND_AUTHORIZATION_DECISION_CALLBACK,
+            {"request_id": request.id, "round": 1, "redelivery": True},
+            now,
+            destination=request.destination,
+        )
+        for request in wanted
+    ]
+    outbox.put(session, AuthorizationDecisionCallbackOutbox, drafts, now)
+    timeline.append(session, [timeline.Fact(request.id, Event.REDELIVERY_REQUESTED) for request in wanted], now)
+    return found
+
+
+def why_not(session: Session, request: SessionRequest) -> Obstacle | None:
     """What stands against sending the callback again now; None if nothing does."""
-    if request.ended_at is None or _in_flight(session, request.id):
-        return "The callback of this request is still on its way."
-    if request.token_sealed is None:
-        return "The driver token of this request was erased, so its callback cannot be sent again."
-    return None
+    return obstacles(session, [request])[request.id]
 
 
-def _in_flight(session: Session, request_id: str) -> bool:
-    return any(
-        session.scalars(
-            select(table.id).where(table.request_id == request_id, table.settled_at.is_(None), table.dead_at.is_(None))
-        ).first()
-        is not None
+def obstacles(session: Session, requests: Collection[SessionRequest]) -> dict[str, Obstacle | None]:
+    """Of each by its id."""
+    in_flight = _in_flight(session, [request.id for request in requests])
+    return {
+        request.id: Obstacle.UNDER_WAY
+        if request.ended_at is None or request.id in in_flight
+        else Obstacle.ERASED
+        if request.token_sealed is None
+        else None
+        for request in requests
+    }
+
+
+def _in_flight(session: Session, request_ids: Collection[str]) -> set[str]:
+    return {
+        request_id
         for table in (AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox)
-    )
+        for request_id in session.scalars(
+            select(table.request_id).where(
+                table.request_id.in_(request_ids), table.settled_at.is_(None), table.dead_at.is_(None)
+            )
+        )
+    }

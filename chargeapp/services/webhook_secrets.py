@@ -36,6 +36,15 @@ def rotate_secret(
     return secret
 
 
+def retire_secret(session: Session, secret_id: int, now: datetime) -> WebhookSecret | None:
+    """Ends its overlap at once; None if it does not sign beside a newer one."""
+    found = session.get(WebhookSecret, secret_id)
+    if found is None or found.retires_at is None or found.retires_at <= now:
+        return None
+    found.retires_at = now
+    return found
+
+
 def has_api_key(session: Session, caller: str) -> bool:
     """Whether anybody calls under this name."""
     return session.scalar(select(ApiKey.id).where(ApiKey.caller == caller).limit(1)) is not None

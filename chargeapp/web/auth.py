@@ -56,6 +56,7 @@ class Caller:
     name: str
     scopes: frozenset[Scope]
     key_id: str | None = None
+    key_name: str = ""
     callback_hosts: tuple[str, ...] = ()
 
     @property
@@ -86,9 +87,17 @@ def open_to_everybody(view: View) -> View:
 
 def for_operators(view: View) -> View:
     """Those with such a key, and people whom it logged in: the only views that heed the cookie of a session."""
-    marked = requires(Scope.OPERATE)(view)
-    marked.heeds_session = True  # type: ignore[attr-defined]
-    return marked
+    return _heeding_session(requires(Scope.OPERATE)(view))
+
+
+def for_admins(view: View) -> View:
+    """Of those, whoever may say who may call and charge."""
+    return _heeding_session(requires(Scope.ADMIN)(view))
+
+
+def _heeding_session(view: View) -> View:
+    view.heeds_session = True  # type: ignore[attr-defined]
+    return view
 
 
 def for_logging_in(view: View) -> View:
@@ -237,7 +246,10 @@ def why_unusable(key: Any) -> str | None:
 
 
 def caller_with(key: Any) -> Caller:
-    return Caller(key.caller, frozenset(map(Scope, key.scopes.split())), key.id, tuple(key.callback_hosts.split()))
+    scopes = frozenset(map(Scope, key.scopes.split()))
+    if Scope.ADMIN in scopes:
+        scopes |= {Scope.OPERATE}
+    return Caller(key.caller, scopes, key.id, key.name, tuple(key.callback_hosts.split()))
 
 
 def host_asked_for() -> str:

@@ -9,11 +9,13 @@ from chargeapp.clock import utcnow
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import CALLBACKS
 from chargeapp.runtime import Runtime
+from chargeapp.security.api_keys import Scope
 from chargeapp.services.console_sessions import begin_session, end_session
 from chargeapp.services.redeliveries import redeliver, why_not
 from chargeapp.storage.models import SessionRequest
 from chargeapp.transport.rq_transport import BrokerUnavailable
-from chargeapp.web.auth import current_caller, for_logging_in, for_operators, open_to_everybody
+from chargeapp.web.auth import current_caller, for_logging_in, for_operators, known_caller, open_to_everybody
+from chargeapp.web.console_acts import note
 from chargeapp.web.console_overview import add_overview
 from chargeapp.web.console_requests import add_request_list
 from chargeapp.web.forms import clear_session_cookie, session_cookie, set_session_cookie, token_for_forms
@@ -34,7 +36,12 @@ def console(runtime: Runtime) -> Blueprint:
 
     @routes.app_context_processor
     def for_every_page() -> dict[str, object]:
-        return {"form_token": token_for_forms(), "logged_in": "session_id" in g}
+        caller = known_caller()
+        return {
+            "form_token": token_for_forms(),
+            "logged_in": "session_id" in g,
+            "is_admin": caller is not None and Scope.ADMIN in caller.scopes,
+        }
 
     @routes.after_request
     def harden(response: Response) -> Response:
@@ -67,12 +74,7 @@ def console(runtime: Runtime) -> Blueprint:
                 raise NotFound
             redeliver(session, found, settings.request_ttl_seconds, utcnow())
         runtime.wakeups.ring(CALLBACKS.queue)
-        log.info(
-            "Redelivery requested",
-            action="redelivery_requested",
-            request_id=request_id,
-            key=current_caller().key_id,
-        )
+        note("Redelivery requested", "redelivery_requested", request_id=request_id)
         return redirect(url_for(".show", request_id=request_id), 303)
 
     @routes.get("/queues")

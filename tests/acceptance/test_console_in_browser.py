@@ -1,78 +1,21 @@
-"""The console in a real browser: Debian's, from the packages chromium and chromium-driver."""
+"""The console in a real browser: logging in, looking, and having a callback sent again."""
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from browser import Browser, needs_chromium
 from deployment import STATION, Deployment
-from selenium import webdriver
 from selenium.webdriver.common.by import By
-from selenium.webdriver.remote.webelement import WebElement
-from selenium.webdriver.support.wait import WebDriverWait
 from servers import Receiver
 
 from chargeapp.clock import utcnow
 from chargeapp.security.api_keys import Scope
 from chargeapp.services.api_keys import NewKey, create_key
 
-CHROMIUM = Path("/usr/bin/chromium")
-DRIVER = Path("/usr/bin/chromedriver")
 TOKEN = "driver-token-of-the-browser-1"
-DEADLINE_SECONDS = 15.0
 
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM.exists() and DRIVER.exists()), reason=f"{CHROMIUM} or {DRIVER} is not installed"
-)
-
-
-class Browser:
-    def __init__(self, directory: Path, url: str) -> None:
-        self._directory = directory
-        self._url = url
-        options = webdriver.ChromeOptions()
-        options.binary_location = str(CHROMIUM)
-        for argument in (
-            "headless=new",
-            "window-size=1200,900",
-            "no-proxy-server",
-            f"user-data-dir={directory}/profile",
-        ):
-            options.add_argument(f"--{argument}")
-        if os.geteuid() == 0:
-            options.add_argument("--no-sandbox")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
-
-    def open(self, path: str) -> None:
-        self.driver.get(self._url + path)
-
-    @property
-    def path(self) -> str:
-        return self.driver.current_url.removeprefix(self._url)
-
-    @property
-    def text(self) -> str:
-        return self.driver.find_element(By.TAG_NAME, "body").text
-
-    def button(self, words: str) -> WebElement:
-        return self.driver.find_element(By.XPATH, f"//button[normalize-space()='{words}']")
-
-    def until(self, condition: Callable[[], Any], what: str) -> None:
-        WebDriverWait(self.driver, DEADLINE_SECONDS, poll_frequency=0.1).until(lambda _: condition(), what)
-
-    def complaints(self) -> list[str]:
-        """What the console of the browser has, violations of the policy too."""
-        return [each["message"] for each in self.driver.get_log("browser")]
-
-    def picture(self, name: str, scheme: str = "light") -> None:
-        feature = {"name": "prefers-color-scheme", "value": scheme}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
-        self.driver.save_screenshot(str(self._directory / f"{name}-{scheme}.png"))
-
-    def background(self) -> str:
-        return self.driver.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from chargeapp.domain.charging_session import Event
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
 
-SUBMIT, READ, OPERATE = Scope
+SUBMIT, READ, OPERATE, ADMIN = Scope
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from chargeapp.storage.database import Database
 from chargeapp.storage.models import ConsoleSession
 from chargeapp.web.rate_limits import FAILED_ATTEMPTS
 
-SUBMIT, READ, OPERATE = Scope
+SUBMIT, READ, OPERATE, ADMIN = Scope
 BROWSER = {"Accept": "text/html,*/*;q=0.8", "Sec-Fetch-Site": "same-origin"}
 ATTEMPTS = int(FAILED_ATTEMPTS.partition("/")[0])
 MINUTE = timedelta(minutes=1)

@@ -13,9 +13,12 @@ from support.callers import api_of, bearer, make_key
 from support.redis_server import RedisServer
 
 from chargeapp.clock import utcnow
-from chargeapp.pipeline import STAGES
+from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
+from chargeapp.security.signatures import Kind
+from chargeapp.services.access_list import ANY, Entry, put_entries
+from chargeapp.services.webhook_secrets import rotate_secret
 from chargeapp.storage.models import SessionRequest
 
 HOSTILE = """<script>alert(1)</script>"'><img src=x onerror=alert(1)>{{ 7*7 }}"""
@@ -131,6 +134,27 @@ def test_a_request_that_does_not_exist_is_a_page_for_people_and_json_for_program
     assert client.get("/requests/req-1", headers=HTML).status_code == 404
 
 
+def fail_with_hostile_words(runtime: Runtime) -> None:
+    """In every table that a page shows, but that of the keys: the first would close the console."""
+    now = utcnow()
+    accept(runtime.database, now=now, caller=HOSTILE, station_id=HOSTILE)
+    with runtime.database.writing() as session:
+        put_entries(session, [Entry(ANY, HOSTILE, ANY)], now)
+        rotate_secret(
+            session,
+            runtime.secret_vault,
+            caller=HOSTILE,
+            configured=runtime.secrets.webhook_secret,
+            kind=Kind.ED25519,
+            overlap=seconds(9),
+            now=now,
+        )
+        session.execute(update(SessionRequest).values(state="failed", ended_at=now))
+        session.execute(
+            update(AUTHORIZATION.outbox).values(dead_at=now, settled_at=None, last_error=HOSTILE, type=HOSTILE)
+        )
+
+
 def pages_of(runtime: Runtime, client: FlaskClient) -> dict[str, str]:
     request_id = request_on_its_way(
         runtime,
@@ -142,7 +166,24 @@ def pages_of(runtime: Runtime, client: FlaskClient) -> dict[str, str]:
     )
     values = {"reason": HOSTILE, "source": HOSTILE, "last_error": HOSTILE, "decision": "allowed"}
     change(runtime.database, lambda session: session.execute(update(SessionRequest).values(**values)))
-    paths = ["/", "/login", "/queues", "/requests", f"/requests/{request_id}", "/requests/no-such"]
+    fail_with_hostile_words(runtime)
+    paths = [
+        "/",
+        "/login",
+        "/queues",
+        "/requests",
+        f"/requests/{request_id}",
+        "/requests/no-such",
+        "/failed",
+        "/dead-letters",
+    ]
+    paths += [
+        "/failed/redelivery?which=all",
+        "/failed/redelivered",
+        "/access-list",
+        "/access-list/entry?driver=*&station=*",
+    ]
+    paths += ["/keys", "/secrets", "/settings"]
     return {path: client.get(path, headers=HTML).text for path in paths}
 
 
@@ -199,8 +240,11 @@ def test_every_page_can_be_used_without_seeing_it(console: tuple[Runtime, FlaskC
 
         assert len(ids) == len(set(ids))
         assert named <= set(ids)
-        assert all(each["id"] in labelled for each in page.all("select"))
-        assert all("hidden" in (*each, each.get("type")) or each["id"] in labelled for each in page.all("input"))
+        assert all(
+            "hidden" in (*each, each.get("type")) or "aria-label" in each or each["id"] in labelled
+            for tag in ("input", "select")
+            for each in page.all(tag)
+        )
         assert all(each.get("scope") for each in page.all("th"))
         assert all(
             each.get("tabindex") == "0" and each.get("aria-label") for each in page.all("div") if each.get("role")

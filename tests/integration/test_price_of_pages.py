@@ -13,7 +13,7 @@ from support.builders import STATION, TOKEN
 from support.callers import api_of
 
 from chargeapp.clock import utcnow
-from chargeapp.domain.charging_session import first_request_id
+from chargeapp.domain.charging_session import oldest_request_id
 from chargeapp.pipeline import STAGES
 from chargeapp.runtime import Runtime
 from chargeapp.security.driver_tokens import mask
@@ -52,7 +52,7 @@ def fill(runtime: Runtime, number: int) -> None:
     begun = utcnow() - timedelta(seconds=number + 60)
     values = {
         "number": number,
-        "first": first_request_id(begun),
+        "first": oldest_request_id(begun),
         "millis": int(begun.timestamp() * 1000),
         "station": STATION,
         "busy": BUSY_STATION,

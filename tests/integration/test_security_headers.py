@@ -30,14 +30,35 @@ ANSWERS: dict[str, tuple[str, str, dict[str, Any], int]] = {
     "requests": ("GET", "/requests", {}, 200),
     "requests, wrong": ("GET", "/requests?state=gone", {}, 400),
     "queues": ("GET", "/queues", {}, 200),
+    "failed": ("GET", "/failed", {}, 200),
+    "dead letters": ("GET", "/dead-letters", {}, 200),
+    "access list": ("GET", "/access-list", {}, 200),
+    "keys": ("GET", "/keys", {}, 200),
+    "secrets": ("GET", "/secrets", {}, 200),
+    "new secret": ("POST", "/secrets", {"data": {"caller": "hub"}}, 200),
+    "settings": ("GET", "/settings", {}, 200),
     "no such request in the console": ("GET", "/requests/req-1", {}, 404),
     "static": ("GET", "/static/console.css", {}, 200),
     "static, none": ("GET", "/static/nothing.css", {}, 404),
     "fault of ours": ("GET", "/broken", {}, 500),
 }
 
-PAGES = {"console", "login", "login without key", "queues", "no such request in the console"}
-PAGES |= {"requests", "requests, wrong"}
+PAGES = {
+    "console",
+    "login",
+    "login without key",
+    "requests",
+    "requests, wrong",
+    "queues",
+    "failed",
+    "dead letters",
+    "access list",
+    "keys",
+    "secrets",
+    "new secret",
+    "settings",
+    "no such request in the console",
+}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,123 @@
+"""Every page of the console for everybody: nothing serious in the way of a screen reader, and good on a telephone."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import axe
+import pytest
+from browser import Browser, needs_chromium
+from deployment import Deployment
+from servers import Receiver
+from troubled_console import TOKEN, Console
+
+from chargeapp.security.driver_tokens import mask
+
+pytestmark = needs_chromium
+
+PAGES = {
+    "login": "/login",
+    "overview": "/",
+    "failed": "/failed",
+    "question": "/failed/redelivery?which=all",
+    "redelivered": "/failed/redelivered?which=all&sent=3&before=req-" + "f" * 32,
+    "queues": "/queues",
+    "dead letters": "/dead-letters",
+    "access list": "/access-list",
+    "keys": "/keys",
+    "secrets": "/secrets",
+    "settings": "/settings",
+    "timeline": "a request",
+    "entry": "an entry",
+    "error": "/requests/none",
+    "docs": "/docs",
+}
+
+
+@pytest.fixture(scope="module")
+def console(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Console]:
+    with Deployment(data_dir()) as deployment:
+        deployment.allow(TOKEN)
+        yield Console(deployment.up(), receiver)
+
+
+@pytest.fixture(scope="module")
+def browser(console: Console, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One for all pages, logged in as an admin, who sees most."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        browser = Browser(tmp_path_factory.mktemp("pictures"), console.deployment.url)
+        browser.log_in(console.admin)
+        yield browser
+        browser.driver.quit()
+
+
+@pytest.fixture(scope="module")
+def checker(request: pytest.FixtureRequest) -> str:
+    """axe-core, kept in the cache of pytest."""
+    cache = request.config.cache
+    assert cache is not None
+    return axe.source(cache.mkdir("axe"))
+
+
+def path_of(console: Console, name: str) -> str:
+    if name == "timeline":
+        return f"/requests/{console.failed[0]}"
+    if name == "entry":
+        return f"/access-list/entry?driver={console.runtime.vault.hash(TOKEN)}&station=*"
+    return PAGES[name]
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_nothing_serious_is_in_anybody_s_way(console: Console, browser: Browser, checker: str, name: str) -> None:
+    browser.be_a_desk()
+    browser.open(path_of(console, name))
+    browser.unfold()
+
+    found = []
+    for scheme in ("light", "dark"):
+        browser.picture(f"desk-{name.replace(' ', '-')}", scheme)
+        found += [f"{scheme}: {each}" for each in axe.findings(browser.driver, checker)]
+
+    assert found == []
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_fits_on_a_telephone(console: Console, browser: Browser, name: str) -> None:
+    browser.be_a_telephone()
+    browser.open(path_of(console, name))
+    browser.unfold()
+    browser.whole_picture(f"telephone-{name.replace(' ', '-')}")
+
+    assert not browser.is_wider_than_its_window()
+
+
+def test_the_browser_complained_of_nothing_but_the_page_that_is_not_there(console: Console, browser: Browser) -> None:
+    for name in PAGES:
+        browser.open(path_of(console, name))
+
+    assert [each for each in browser.complaints() if "/requests/none" not in each] == []
+
+
+def test_the_checker_finds_what_is_wrong(browser: Browser, checker: str) -> None:
+    browser.open("/login")
+    browser.driver.execute_script(
+        "document.querySelector('main').insertAdjacentHTML('beforeend', '<img src=/static/icon.svg>')"
+    )
+
+    assert [each.split(":")[0] for each in axe.findings(browser.driver, checker)] == ["critical image-alt"]
+
+
+def test_a_page_that_is_too_wide_would_be_noticed(browser: Browser) -> None:
+    browser.be_a_telephone()
+    browser.open("/login")
+    browser.driver.execute_script("document.querySelector('main').textContent = 'x'.repeat(500)")
+
+    assert browser.is_wider_than_its_window()
+
+
+def test_no_page_shows_a_driver_token(console: Console, browser: Browser) -> None:
+    for name in PAGES:
+        browser.open(path_of(console, name))
+        assert TOKEN not in browser.driver.page_source
+    browser.open("/access-list")
+    assert mask(TOKEN) in browser.text
