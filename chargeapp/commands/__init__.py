@@ -2,8 +2,12 @@
 
 import importlib
 import sys
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 COMMANDS = {
     "up": ("chargeapp.commands.up:up", "Run everything on this machine, with a demo receiver."),
@@ -21,6 +25,7 @@ COMMANDS = {
     "secrets": ("chargeapp.commands.secrets:secrets", "Make secrets, and change those that sign callbacks."),
     "tokens": ("chargeapp.commands.tokens:tokens", "Seal driver tokens anew, and erase a driver's data."),
     "doctor": ("chargeapp.commands.doctor:doctor", "Check everything, and say what to do."),
+    "completion": ("chargeapp.commands.completion:completion", "Complete commands in bash, zsh and fish."),
 }
 
 
@@ -38,6 +43,15 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, help_) for name, (_, help_) in COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list["CompletionItem"]:
+        """Click's own would import every command to see whether it is hidden."""
+        from click.shell_completion import CompletionItem
+
+        named = [
+            CompletionItem(name, help=help_) for name, (_, help_) in COMMANDS.items() if name.startswith(incomplete)
+        ]
+        return named + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

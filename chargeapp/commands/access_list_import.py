@@ -26,8 +26,11 @@ class FileRefusedError(ChargeappError):
     """Some lines are wrong, so nothing was imported."""
 
 
-def import_file(runtime: Runtime, file: BinaryIO, *, skip_bad: bool) -> None:
-    """Raises FileRefusedError, with every bad line reported and nothing stored, unless bad lines are to be skipped."""
+def import_file(runtime: Runtime, file: BinaryIO, *, skip_bad: bool) -> tuple[int, int]:
+    """How many lines were stored, and how many were bad and skipped.
+
+    Raises FileRefusedError, with every bad line reported and nothing stored, unless bad lines are to be skipped.
+    """
     stored = bad = 0
     with _rewindable(file, runtime.settings.chargeapp_data_dir) as source:
         if not skip_bad:
@@ -42,7 +45,7 @@ def import_file(runtime: Runtime, file: BinaryIO, *, skip_bad: bool) -> None:
             rows = [line.row for line in batch if line.row is not None]
             _store(runtime, rows)
             stored += len(rows)
-    click.echo(f"Imported {stored:,} entries.{f' Skipped {bad:,} bad lines.' if bad else ''}")
+    return stored, bad
 
 
 def _batches(runtime: Runtime, source: BinaryIO, task: str) -> Iterator[list[Line]]:

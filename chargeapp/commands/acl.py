@@ -44,7 +44,16 @@ station = click.option(
 @click.option("--from", "valid_from", type=Moment(), help="Valid from this time on. UTC if it has no offset.")
 @click.option("--until", "valid_until", type=Moment(), help="Not valid any more at this time.")
 @click.option("--blocked", is_flag=True, help="The driver must not charge, whatever other entries say.")
-def add(token: str, station: str, valid_from: datetime | None, valid_until: datetime | None, blocked: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def add(
+    *,
+    token: str,
+    station: str,
+    valid_from: datetime | None,
+    valid_until: datetime | None,
+    blocked: bool,
+    as_json: bool,
+) -> None:
     """Allow, or block, a driver TOKEN; an entry for the same driver and station is replaced.
 
     TOKEN `-` reads the token from standard input, and * stands for every driver. Prefer `-`: what is written on a
@@ -69,13 +78,17 @@ def add(token: str, station: str, valid_from: datetime | None, valid_until: date
         entry = entry_of(runtime.vault, Row(token, station, blocked, valid_from, valid_until))
         with runtime.database.writing() as session:
             put_entries(session, [entry], utcnow())
-    click.echo(f"{'Blocked' if blocked else 'Allowed'}: driver {entry.token_masked} at station {station}.")
+    if as_json:
+        click.echo(json.dumps({"driverToken": entry.token_masked, "stationId": station, "blocked": blocked}))
+    else:
+        click.echo(f"{'Blocked' if blocked else 'Allowed'}: driver {entry.token_masked} at station {station}.")
 
 
 @acl.command()
 @click.argument("token")
 @station
-def remove(token: str, station: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def remove(token: str, station: str, as_json: bool) -> None:
     """Remove the entry of a driver TOKEN (`-`: from standard input) at exactly this station, or at *.
 
     \b
@@ -93,7 +106,8 @@ def remove(token: str, station: str) -> None:
             removed = remove_entry(session, token_hash, station)
     if not removed:
         raise NoSuchEntryError(f"There is no entry for driver {masked} at station {station}. See: chargeapp acl list")
-    click.echo(f"Removed: driver {masked} at station {station}.")
+    as_text = f"Removed: driver {masked} at station {station}."
+    click.echo(json.dumps({"driverToken": masked, "stationId": station, "removed": True}) if as_json else as_text)
 
 
 @acl.command("list")
@@ -124,7 +138,8 @@ def list_(as_json: bool) -> None:
 @acl.command("import")
 @click.argument("file", type=click.File("rb"))
 @click.option("--skip-bad", is_flag=True, help="Import the good lines, report the bad ones, and succeed.")
-def import_(file: BinaryIO, skip_bad: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def import_(file: BinaryIO, skip_bad: bool, as_json: bool) -> None:
     """Add the entries of a CSV FILE (`-`: standard input) to the list; the same driver and station is replaced.
 
     The first line names the columns: driver_token,station_id,blocked,valid_from,valid_until. Only driver_token is
@@ -139,4 +154,6 @@ def import_(file: BinaryIO, skip_bad: bool) -> None:
     from chargeapp.commands.access_list_import import import_file
 
     with opened_runtime() as runtime:
-        import_file(runtime, file, skip_bad=skip_bad)
+        stored, skipped = import_file(runtime, file, skip_bad=skip_bad)
+    as_text = f"Imported {stored:,} entries.{f' Skipped {skipped:,} bad lines.' if skipped else ''}"
+    click.echo(json.dumps({"imported": stored, "skipped": skipped}) if as_json else as_text)

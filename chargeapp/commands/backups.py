@@ -4,17 +4,16 @@ import json
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chargeapp.clock import utcnow
 from chargeapp.commands.opened import closing_runtime, opened_runtime
-from chargeapp.config import load_settings
 from chargeapp.errors import DatabaseUnavailable
-from chargeapp.services.retention import Forgotten, count_purgeable, forget, sum_up_old_minutes
-from chargeapp.storage import backups, heartbeats
-from chargeapp.storage.backups import BackupRefused
-from chargeapp.storage.database import Database
+
+if TYPE_CHECKING:
+    from chargeapp.storage.database import Database
 
 RECENTLY = timedelta(seconds=30)
 
@@ -32,6 +31,8 @@ def backup(target: Path, as_json: bool) -> None:
     Example:
       chargeapp backup /backups/chargeapp-$(date +%F).db
     """
+    from chargeapp.storage import backups
+
     with opened_runtime() as runtime:
         counts = backups.back_up(runtime.database, target.absolute())
     click.echo(
@@ -42,7 +43,8 @@ def backup(target: Path, as_json: bool) -> None:
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def restore(source: Path, yes: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def restore(source: Path, yes: bool, as_json: bool) -> None:
     """Put the backup SOURCE in place of the database. Stop all processes first.
 
     The present database is kept beside it. Requests that were under way when the backup was made are taken up again,
@@ -52,15 +54,23 @@ def restore(source: Path, yes: bool) -> None:
     Example:
       chargeapp restore /backups/chargeapp-2026-11-22.db
     """
+    from chargeapp.config import load_settings
+    from chargeapp.storage import backups
+
     with closing_runtime(load_settings()) as runtime:
         path = runtime.database.path
         in_use = path.exists() and still_in_use(runtime.database)
     if in_use:
-        raise BackupRefused("Processes still work with this database, or did in the last 30 seconds. Stop them first.")
+        raise backups.BackupRefused(
+            "Processes still work with this database, or did in the last 30 seconds. Stop them first."
+        )
     if not yes:
-        click.confirm(f"Replace {path}?", abort=True)
+        click.confirm(f"Replace {path}?", abort=True, err=as_json)
     aside, counts = backups.restore(source, path, utcnow())
-    click.echo(f"Restored {_in_words(counts)}." + (f" The database before is {aside}." if aside else ""))
+    if as_json:
+        click.echo(json.dumps({"rows": counts, "databaseBefore": str(aside) if aside else None}))
+    else:
+        click.echo(f"Restored {_in_words(counts)}." + (f" The database before is {aside}." if aside else ""))
 
 
 @click.command()
@@ -76,6 +86,8 @@ def purge(dry_run: bool, as_json: bool) -> None:
     """
     from rich.console import Console
     from rich.progress import Progress
+
+    from chargeapp.services.retention import Forgotten, count_purgeable, forget, sum_up_old_minutes
 
     with opened_runtime() as runtime:
         now = utcnow()
@@ -105,8 +117,10 @@ def purge(dry_run: bool, as_json: bool) -> None:
         )
 
 
-def still_in_use(database: Database) -> bool:
+def still_in_use(database: "Database") -> bool:
     """Whether any process said lately that it works; a database too damaged to tell is in nobody's use."""
+    from chargeapp.storage import heartbeats
+
     try:
         with database.reading() as session:
             return bool(heartbeats.since(session, "", utcnow() - RECENTLY))

@@ -5,8 +5,6 @@ import json
 import click
 
 from chargeapp.commands.opened import closing_runtime
-from chargeapp.config import load_settings
-from chargeapp.storage import schema
 
 
 @click.group()
@@ -15,17 +13,22 @@ def db() -> None:
 
 
 @db.command()
-def upgrade() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def upgrade(as_json: bool) -> None:
     """Make or change the tables as this version needs them. Safe to repeat, and while others run.
 
     \b
     Example:
       chargeapp db upgrade
     """
+    from chargeapp.config import load_settings
+    from chargeapp.storage import schema
+
     with closing_runtime(load_settings()) as runtime:
         schema.upgrade(runtime.database)
         current = schema.status(runtime.database).current
-    click.echo(f"The database is up to date ({current}).")
+    as_text = f"The database is up to date ({current})."
+    click.echo(json.dumps({"current": current, "upToDate": True}) if as_json else as_text)
 
 
 @db.command()
@@ -37,6 +40,9 @@ def status(as_json: bool) -> None:
     Example:
       chargeapp db status --json
     """
+    from chargeapp.config import load_settings
+    from chargeapp.storage import schema
+
     with closing_runtime(load_settings()) as runtime:
         found = schema.status(runtime.database)
     if as_json:

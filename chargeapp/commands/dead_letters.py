@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 import click
 
 from chargeapp.commands.opened import opened_runtime
+from chargeapp.commands.parameters import QUEUES
 from chargeapp.errors import ChargeappError
 
 if TYPE_CHECKING:
     from chargeapp.runtime import Runtime
 
-# Known without importing the pipeline and all the tables with it; a test compares them.
-QUEUES = ("authorization", "callbacks", "delivery-events")
 ALL_OF_THEM = 1_000_000
 ROWS_PER_TRANSACTION = 100
 
@@ -64,7 +63,8 @@ def list_(limit: int, as_json: bool) -> None:
 @click.argument("queue", type=click.Choice(QUEUES), required=False)
 @click.argument("row_ids", metavar="[ROW_ID]...", type=click.IntRange(1, 2**63 - 1), nargs=-1)
 @click.option("--all", "everything", is_flag=True, help="All dead letters, of QUEUE if one is named.")
-def replay(queue: str | None, row_ids: tuple[int, ...], everything: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def replay(queue: str | None, row_ids: tuple[int, ...], everything: bool, as_json: bool) -> None:
     """Put dead letters on their way again, once what killed them is mended.
 
     Safe to repeat: a row that is no dead letter any more is left alone and reported.
@@ -80,9 +80,13 @@ def replay(queue: str | None, row_ids: tuple[int, ...], everything: bool) -> Non
     with opened_runtime() as runtime:
         wanted = [(queue, row_id) for row_id in dict.fromkeys(row_ids)] if queue and row_ids else _all(runtime, queue)
         missing = _replay(runtime, wanted)
-    for name, row_id in missing:
-        click.echo(f"{name} {row_id}: no dead letter (any more)", err=True)
-    click.echo(f"{len(wanted) - len(missing)} put on their way again.")
+    if as_json:
+        left = [{"queue": name, "rowId": row_id} for name, row_id in missing]
+        click.echo(json.dumps({"replayed": len(wanted) - len(missing), "missing": left}))
+    else:
+        for name, row_id in missing:
+            click.echo(f"{name} {row_id}: no dead letter (any more)", err=True)
+        click.echo(f"{len(wanted) - len(missing)} put on their way again.")
     if missing:
         raise NotReplayedError(f"{len(missing)} not replayed. See: chargeapp dead-letters list")
 

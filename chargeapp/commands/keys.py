@@ -110,8 +110,15 @@ def keys() -> None:
     multiple=True,
     help="Callbacks may go there only: a host, or *.example.com for every host below it; may be repeated.",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def create(
-    *, name: str, caller: str | None, scopes: tuple[str, ...], expires_at: datetime | None, hosts: tuple[str, ...]
+    *,
+    name: str,
+    caller: str | None,
+    scopes: tuple[str, ...],
+    expires_at: datetime | None,
+    hosts: tuple[str, ...],
+    as_json: bool,
 ) -> None:
     """Make a key and print it. It is shown only now: only its hash is kept.
 
@@ -133,6 +140,10 @@ def create(
     new = NewKey(name, caller or name, [Scope(each) for each in scopes], expires_at, hosts)
     with opened_runtime() as runtime, runtime.database.writing() as session:
         key = create_key(session, new, utcnow())
+    if as_json:
+        made = {"key": key, "name": new.name, "caller": new.caller, "scopes": list(dict.fromkeys(scopes))}
+        click.echo(json.dumps(made | {"expiresAt": expires_at.isoformat() if expires_at else None}))
+        return
     click.echo(key)
     until = f"until {short_time(expires_at)}" if expires_at else "until it is revoked"
     click.echo(
@@ -169,7 +180,8 @@ def list_(as_json: bool) -> None:
 
 @keys.command()
 @click.argument("key_id", metavar="ID")
-def revoke(key_id: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def revoke(key_id: str, as_json: bool) -> None:
     """Revoke the key with this ID. From the next request on nobody gets in with it; it cannot be undone.
 
     The ID is the middle part of the key, and the first column of the list.
@@ -187,7 +199,10 @@ def revoke(key_id: str) -> None:
         found = revoke_key(session, key_id, utcnow())
     if found is None:
         raise NoSuchKeyError("There is no key with this id. See: chargeapp keys list")
-    click.echo(f"Revoked since {short_time(found.revoked_at)}: {found.name}, of {found.caller}.")
+    if as_json:
+        click.echo(json.dumps(described(found), default=datetime.isoformat))
+    else:
+        click.echo(f"Revoked since {short_time(found.revoked_at)}: {found.name}, of {found.caller}.")
 
 
 def described(key: "ApiKey") -> dict[str, Any]:

@@ -8,6 +8,9 @@ import click
 
 from chargeapp.domain.identifiers import canonical_station_id
 
+# Known without importing the pipeline and all the tables with it; a test compares them.
+QUEUES = ("authorization", "callbacks", "delivery-events")
+
 
 class StationId(click.ParamType[str]):
     """A station's UUID in its canonical form; with `or_any` also `*`."""

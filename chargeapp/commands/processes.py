@@ -7,15 +7,15 @@ import sys
 import threading
 from dataclasses import asdict
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
-from chargeapp.commands.opened import check_tables
-from chargeapp.config import load_settings
-from chargeapp.logs import configure_logging
-from chargeapp.pipeline import STAGES
-from chargeapp.relay import Pass
-from chargeapp.runtime import Runtime
+from chargeapp.commands.parameters import QUEUES
+
+if TYPE_CHECKING:
+    from chargeapp.relay import Pass
+    from chargeapp.runtime import Runtime
 
 
 @click.command()
@@ -27,6 +27,9 @@ def web() -> None:
       PORT=9000 chargeapp web
     """
     from chargeapp.commands.gunicorn_server import run_web
+    from chargeapp.config import load_settings
+    from chargeapp.logs import configure_logging
+    from chargeapp.runtime import Runtime
 
     settings = load_settings()
     configure_logging(settings, "web")
@@ -45,6 +48,12 @@ def relay(once: bool, as_json: bool) -> None:
       chargeapp relay             until SIGTERM, at once when rows become due
       chargeapp relay --once      one pass, as cron runs it
     """
+    from chargeapp.config import load_settings
+    from chargeapp.logs import configure_logging
+    from chargeapp.runtime import Runtime
+
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once.")
     settings = load_settings()
     configure_logging(settings, "relay")
     runtime = Runtime(settings).verify()
@@ -56,7 +65,7 @@ def relay(once: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("queue", type=click.Choice([stage.queue for stage in STAGES]))
+@click.argument("queue", type=click.Choice(QUEUES))
 def worker(queue: str) -> None:
     """Run the jobs of one QUEUE. Start as many as the load needs; a supervisor restarts what ends.
 
@@ -64,6 +73,11 @@ def worker(queue: str) -> None:
     Example:
       chargeapp worker callbacks
     """
+    from chargeapp.config import load_settings
+    from chargeapp.logs import configure_logging
+    from chargeapp.pipeline import STAGES
+    from chargeapp.runtime import Runtime
+
     # The one place where the application names the jobs, and it is an entry point.
     from jobs.worker import run_worker
 
@@ -76,8 +90,9 @@ def worker(queue: str) -> None:
     os._exit(0)
 
 
-def check_web_may_start(runtime: Runtime) -> None:
+def check_web_may_start(runtime: "Runtime") -> None:
     """Raises MisconfiguredError that says what to do if others could reach the API and no key was made yet."""
+    from chargeapp.commands.opened import check_tables
     from chargeapp.web.auth import check_keys_exist, may_be_open
 
     if not may_be_open(runtime.settings):
@@ -85,7 +100,7 @@ def check_web_may_start(runtime: Runtime) -> None:
         check_keys_exist(runtime)
 
 
-def run_relay(runtime: Runtime) -> None:
+def run_relay(runtime: "Runtime") -> None:
     """Until SIGTERM or SIGINT."""
     stop = threading.Event()
 
@@ -97,7 +112,7 @@ def run_relay(runtime: Runtime) -> None:
     runtime.relay.run(stop.is_set)
 
 
-def in_words(done: Pass) -> str:
+def in_words(done: "Pass") -> str:
     published = ", ".join(f"{count} to {queue}" for queue, count in done.published.items())
     return (
         f"Published {published}; {done.recovered} recovered, "

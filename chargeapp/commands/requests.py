@@ -100,6 +100,7 @@ def show(request_id: str, as_json: bool) -> None:
 @click.option("--since", type=Moment(), help="Only if accepted at this time or later. UTC if it has no offset.")
 @click.option("--dry-run", is_flag=True, help="Only tell what would be sent again.")
 @click.option("--yes", is_flag=True, help="Really send all of them; needed with --state.")
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
 def redeliver(
     *,
     request_ids: tuple[str, ...],
@@ -108,6 +109,7 @@ def redeliver(
     since: datetime | None,
     dry_run: bool,
     yes: bool,
+    as_json: bool,
 ) -> None:
     """Send the callbacks of ended requests again: of those named, or of all in one state.
 
@@ -134,8 +136,11 @@ def redeliver(
             redelivery.send_all(state, station, since)
         else:
             redelivery.send(list(dict.fromkeys(request_ids)))
-    for reason, count in redelivery.refused.items():
-        click.echo(f"{count:,} refused: {reason}", err=True)
-    click.echo(f"{redelivery.sent:,} {'would be ' if dry_run else ''}sent again.")
+    if as_json:
+        click.echo(json.dumps({"sent": redelivery.sent, "refused": dict(redelivery.refused), "dryRun": dry_run}))
+    else:
+        for reason, count in redelivery.refused.items():
+            click.echo(f"{count:,} refused: {reason}", err=True)
+        click.echo(f"{redelivery.sent:,} {'would be ' if dry_run else ''}sent again.")
     if redelivery.refused and not dry_run:
         raise NotSentAgainError(f"{redelivery.refused.total():,} were not sent again.")

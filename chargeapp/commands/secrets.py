@@ -22,7 +22,8 @@ def secrets() -> None:
 
 
 @secrets.command()
-def generate() -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def generate(as_json: bool) -> None:
     """Print new secrets as the lines of an .env file. Nothing is stored.
 
     Keep them: without DRIVER_TOKEN_HASH_KEY no access list entry is found again, and without DRIVER_TOKEN_KEYS no
@@ -35,8 +36,11 @@ def generate() -> None:
     """
     from chargeapp.security.secrets_file import new_secrets
 
-    for name, value in new_secrets().items():
-        click.echo(f"{name}={value}")
+    made = new_secrets()
+    if as_json:
+        click.echo(json.dumps(made, indent=2))
+    else:
+        click.echo("\n".join(f"{name}={value}" for name, value in made.items()))
 
 
 @secrets.command()
@@ -45,7 +49,8 @@ def generate() -> None:
     "--overlap", type=Duration(), default="24h", show_default=True, help="How long the old one signs beside the new."
 )
 @click.option("--ed25519", is_flag=True, help="A key pair: callers get the public key, and cannot sign with it.")
-def rotate(caller: str, overlap: timedelta, ed25519: bool) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print as JSON.")
+def rotate(caller: str, overlap: timedelta, ed25519: bool, as_json: bool) -> None:
     """Make a new secret that signs callbacks, and print it: it is shown only now.
 
     It signs at once, and the one before beside it until the overlap ends, so callers may change over at any time
@@ -78,6 +83,10 @@ def rotate(caller: str, overlap: timedelta, ed25519: bool) -> None:
             now=now,
         )
         known = not caller or has_api_key(session, caller)
+    if as_json:
+        until = (now + overlap).isoformat(timespec="seconds")
+        click.echo(json.dumps({"caller": caller, "verificationKey": verification_key(secret), "overlapUntil": until}))
+        return
     click.echo(verification_key(secret))
     whose = f"caller {caller}" if caller else "all callers that have none of their own"
     until = f"signs beside it until {short_time(now + overlap)}" if overlap else "signs nothing any more"

@@ -8,6 +8,7 @@ import pytest
 from cli_support import accept, bury, chargeapp, data_dir, runtime, tables
 
 from chargeapp.commands import dead_letters
+from chargeapp.commands.parameters import QUEUES
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.runtime import Runtime
 from chargeapp.storage.outbox import any_due
@@ -121,4 +122,4 @@ def test_a_doubtful_replay_is_refused(app: Runtime, arguments: list[str]) -> Non
 
 
 def test_the_queues_are_those_of_the_pipeline() -> None:
-    assert tuple(stage.queue for stage in STAGES) == dead_letters.QUEUES
+    assert tuple(stage.queue for stage in STAGES) == QUEUES
