@@ -115,6 +115,19 @@ def processes(session: Session, now: datetime) -> Processes:
     return Processes((now - beaten).total_seconds() if beaten else None, workers, breaker)
 
 
+def counts_since(session: Session, moment: datetime) -> dict[str, int]:
+    """What was accepted, decided, called and ended since then, by the minute; not further back than tallies go."""
+    wanted = ["requests", "callbacks_succeeded", "callbacks_failed"]
+    wanted += [f"decisions_{decision}" for decision in Decision]
+    wanted += [f"requests_{state}" for state in State if state.terminal]
+    found = session.execute(
+        select(Tally.name, func.sum(Tally.count).label("times"))
+        .where(Tally.name.in_(wanted), Tally.minute >= moment)
+        .group_by(Tally.name)
+    )
+    return dict.fromkeys(wanted, 0) | {row.name: int(row.times) for row in found}
+
+
 def timeline(session: Session, request_id: str) -> list[dict[str, Any]]:
     """One request's facts in the order they were written."""
     facts = session.scalars(select(EventRecord).where(EventRecord.request_id == request_id).order_by(EventRecord.id))

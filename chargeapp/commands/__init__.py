@@ -17,13 +17,15 @@ COMMANDS = {
     "db": ("chargeapp.commands.db:db", "Bring the database up to date, or look at it."),
     "acl": ("chargeapp.commands.acl:acl", "Manage the built-in access list."),
     "keys": ("chargeapp.commands.keys:keys", "Make, list and revoke the API keys of callers."),
-    "requests": ("chargeapp.commands.requests:requests", "List, show and redeliver requests."),
+    "requests": ("chargeapp.commands.requests:requests", "List, show, follow and redeliver requests."),
     "dead-letters": ("chargeapp.commands.dead_letters:dead_letters", "List and replay what could not be processed."),
     "backup": ("chargeapp.commands.backups:backup", "Copy the database while everything runs."),
     "restore": ("chargeapp.commands.backups:restore", "Put a backup in place of the database."),
     "purge": ("chargeapp.commands.backups:purge", "Forget what retention demands."),
     "secrets": ("chargeapp.commands.secrets:secrets", "Make secrets, and change those that sign callbacks."),
     "tokens": ("chargeapp.commands.tokens:tokens", "Seal driver tokens anew, and erase a driver's data."),
+    "status": ("chargeapp.commands.status:status", "Show how everything does, on one screen."),
+    "top": ("chargeapp.commands.top:top", "Watch the same, live."),
     "doctor": ("chargeapp.commands.doctor:doctor", "Check everything, and say what to do."),
     "completion": ("chargeapp.commands.completion:completion", "Complete commands in bash, zsh and fish."),
 }
@@ -62,6 +64,7 @@ def cli() -> None:
     \b
     Examples:
       chargeapp up                     everything on this machine
+      chargeapp status                 who is at work, what waits, what was done
       chargeapp doctor                 what works, and what to do about the rest
       chargeapp requests list --state failed
     """

@@ -36,8 +36,9 @@ def closing_runtime(settings: "Settings") -> Iterator["Runtime"]:
         used = vars(runtime)
         if "database" in used:
             runtime.database.close()
-        if "redis" in used:
-            runtime.redis.close()
+        for name in ("redis", "redis_probe"):
+            if name in used:
+                used[name].close()
 
 
 def check_tables(database: "Database") -> None:

@@ -1,4 +1,4 @@
-"""`chargeapp requests`: what was asked, what came of it, and sending callbacks again."""
+"""`chargeapp requests`: what was asked, what comes of it, and sending callbacks again."""
 
 import json
 from datetime import datetime
@@ -7,6 +7,7 @@ import click
 
 from chargeapp.commands.opened import opened_runtime
 from chargeapp.commands.parameters import Moment, StationId
+from chargeapp.commands.request_tail import tail
 from chargeapp.domain.charging_session import State
 from chargeapp.errors import ChargeappError
 
@@ -26,11 +27,12 @@ class NotSentAgainError(ChargeappError):
 
 @click.group()
 def requests() -> None:
-    """List and show requests, and send their callbacks again.
+    """List, show and follow requests, and send their callbacks again.
 
     \b
     Examples:
       chargeapp requests list --state failed
+      chargeapp requests tail
       chargeapp requests show req-0199c0ffee00a1b2c3d4e5f60718293a
       chargeapp requests redeliver --state failed --since 2026-01-31 --dry-run
     """
@@ -144,3 +146,6 @@ def redeliver(
         click.echo(f"{redelivery.sent:,} {'would be ' if dry_run else ''}sent again.")
     if redelivery.refused and not dry_run:
         raise NotSentAgainError(f"{redelivery.refused.total():,} were not sent again.")
+
+
+requests.add_command(tail)

@@ -1,14 +1,14 @@
-"""Appends facts to requests' timelines."""
+"""Appends facts to requests' timelines, and reads the newest of all requests."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import insert
+from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
-from chargeapp.storage.models import EventRecord
+from chargeapp.storage.models import EventRecord, SessionRequest
 from chargeapp.storage.prepared import Prepared
 
 INSERT = Prepared(insert(EventRecord))
@@ -38,3 +38,30 @@ def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
             for fact in facts
         ],
     )
+
+
+def newest(session: Session) -> int:
+    """The number of the newest fact, 0 if there is none."""
+    return session.scalar(select(func.max(EventRecord.id))) or 0
+
+
+def following(session: Session, after: int, limit: int) -> list[Row[Any]]:
+    """Up to `limit` facts behind number `after`, each with its request; found by their keys alone."""
+    # The outer join keeps the facts first, however the database would rather go about it.
+    statement = (
+        select(
+            EventRecord.id,
+            EventRecord.request_id,
+            EventRecord.type,
+            EventRecord.at,
+            EventRecord.details,
+            SessionRequest.station_id,
+            SessionRequest.token_masked,
+            SessionRequest.state,
+        )
+        .join(SessionRequest, SessionRequest.id == EventRecord.request_id, isouter=True)
+        .where(EventRecord.id > after)
+        .order_by(EventRecord.id)
+        .limit(limit)
+    )
+    return list(session.execute(statement))
