@@ -19,6 +19,7 @@ COMMANDS = {
     "keys": ("chargeapp.commands.keys:keys", "Make, list and revoke the API keys of callers."),
     "requests": ("chargeapp.commands.requests:requests", "List, show, follow and redeliver requests."),
     "dead-letters": ("chargeapp.commands.dead_letters:dead_letters", "List and replay what could not be processed."),
+    "audit": ("chargeapp.commands.audit:audit", "Hand out every decision, without driver tokens."),
     "backup": ("chargeapp.commands.backups:backup", "Copy the database while everything runs."),
     "restore": ("chargeapp.commands.backups:restore", "Put a backup in place of the database."),
     "purge": ("chargeapp.commands.backups:purge", "Forget what retention demands."),
