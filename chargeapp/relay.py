@@ -3,6 +3,7 @@
 Safe to run as often as you like, beside any number of others: a row is claimed by one of them.
 """
 
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -116,6 +117,7 @@ class Relay:
                 tickets = outbox.claim_due(
                     session, stage.outbox, job_id=job_id, limit=ROWS_PER_JOB, now=now, due_before=now - head_start
                 )
+                rows = outbox.own_rows(session, stage.outbox, tickets) if log.is_enabled_for(logging.DEBUG) else {}
             if not tickets:
                 return published
             failpoints.reach("relay.claimed")
@@ -127,6 +129,10 @@ class Relay:
                 raise
             failpoints.reach("relay.published")
             published += len(tickets)
+            for row in rows.values():
+                log.debug(
+                    "Row published", action="row_published", request_id=row.request_id, queue=stage.queue, job_id=job_id
+                )
 
     def recover(self, done: Pass) -> None:
         """Make rows claimable again whose job Redis has lost."""

@@ -36,6 +36,9 @@ class Authorization:
     def result_ticket(self, result: Answered) -> Ticket:
         return result.question.ticket
 
+    def request_id(self, task: Question) -> str:
+        return task.request_id
+
     def destination(self, task: Question) -> str:
         return ""
 

@@ -33,6 +33,9 @@ class Callbacks:
     def result_ticket(self, result: Attempt) -> Ticket:
         return result.callback.ticket
 
+    def request_id(self, task: Callback) -> str:
+        return task.request_id
+
     def destination(self, task: Callback) -> str:
         return task.destination
 

@@ -219,10 +219,15 @@ class Consumer(Generic[Task, Result]):
                 self._bury(session, ticket, error, now)
 
     def _bury(self, session: Session, ticket: Ticket, error: Exception, now: datetime) -> None:
+        request_id = outbox.bury(session, self._outbox, ticket, type(error).__name__, now)
         log.error(
-            "Row buried", action="row_buried", outbox=self._outbox.__tablename__, row=ticket.row_id, exc_info=error
+            "Row buried",
+            action="row_buried",
+            request_id=request_id,
+            outbox=self._outbox.__tablename__,
+            row=ticket.row_id,
+            exc_info=error,
         )
-        outbox.bury(session, self._outbox, ticket, type(error).__name__, now)
 
     def _start(self, bell: Bell) -> None:
         """Hand waiting tasks to threads, leaving out those of a destination that has its share already."""
@@ -271,7 +276,8 @@ class Consumer(Generic[Task, Result]):
             if not self._busy[destination]:
                 del self._busy[destination]
             if isinstance(outcome, Exception):
-                log.error("Call failed unexpectedly", action="call_failed", exc_info=outcome)
+                request_id = self._work.request_id(task)
+                log.error("Call failed unexpectedly", action="call_failed", request_id=request_id, exc_info=outcome)
                 self._failures.append((ticket, outcome))
             else:
                 self._results.append(outcome)

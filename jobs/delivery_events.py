@@ -32,6 +32,9 @@ class DeliveryEvents:
     def result_ticket(self, result: Ticket) -> Ticket:
         return result
 
+    def request_id(self, task: Ticket) -> str:
+        return ""
+
     def destination(self, task: Ticket) -> str:
         return ""
 

@@ -28,6 +28,9 @@ class Work(Protocol[Task, Result]):
 
     def result_ticket(self, result: Result) -> Ticket: ...
 
+    def request_id(self, task: Task) -> str:
+        """For the log."""
+
     def destination(self, task: Task) -> str:
         """Whoever might be slow; empty if that says nothing."""
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chargeapp.errors import MisconfiguredError
@@ -27,8 +28,10 @@ def closing_runtime(settings: "Settings") -> Iterator["Runtime"]:
     from chargeapp.logs import configure_logging
     from chargeapp.runtime import Runtime
 
-    # Lines of the log go to standard error; standard output belongs to what was asked for.
-    configure_logging(settings, "command")
+    # Lines of the log go to standard error; standard output belongs to what was asked for. What a command did it says
+    # itself, so its log tells of trouble only.
+    level = "warning" if settings.log_level == "info" else settings.log_level
+    configure_logging(replace(settings, log_level=level), "command")
     runtime = Runtime(settings)
     try:
         yield runtime

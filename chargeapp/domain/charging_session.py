@@ -1,5 +1,6 @@
 """What a charging session request can be, and what can be decided about it."""
 
+import re
 import secrets
 from datetime import datetime
 from enum import StrEnum
@@ -71,3 +72,7 @@ def new_request_id(now: datetime) -> str:
 def oldest_request_id(since: datetime) -> str:
     """No request accepted at this time or later has a smaller id."""
     return f"req-{max(0, epoch_millis(since)):012x}"
+
+
+def is_request_id(text: str) -> bool:
+    return re.fullmatch(r"req-[0-9a-f]{32}", text) is not None

@@ -7,6 +7,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from chargeapp.pipeline import STAGES
+from chargeapp.storage import news
 from chargeapp.storage.models import OutboxRow
 
 
@@ -53,5 +54,6 @@ def replay(session: Session, queue: str, row_id: int, now: datetime) -> bool:
     row: OutboxRow | None = session.get(outbox, row_id)
     if row is None or row.dead_at is None or row.settled_at is not None:
         return False
+    news.note(session, [news.News(row.request_id, "DeadLetterReplayed", {"queue": queue, "row": row_id})])
     row.dead_at, row.lease_until, row.taken_at, row.job_id, row.due_at = None, None, None, None, now
     return True

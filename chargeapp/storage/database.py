@@ -12,6 +12,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityErr
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
+from chargeapp.storage import news
 from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
 from chargeapp.storage.prepared import run_on_driver
 
@@ -67,6 +68,8 @@ class Database:
                 yield session
         except DatabaseError as error:
             raise _unavailable(error, "The database cannot commit just now") from error
+        # Others may write meanwhile.
+        news.tell(session)
 
     @contextmanager
     def reading(self) -> Iterator[Session]:

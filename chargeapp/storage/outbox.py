@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from chargeapp.storage import news
 from chargeapp.storage.models import OutboxRow
 from chargeapp.storage.outbox_statements import statements
 
@@ -169,7 +170,10 @@ def release(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticke
 
 def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[str]) -> int:
     """Make the rows of jobs that vanished from the queue claimable again; a row already begun with is left alone."""
-    return statements(outbox).release_lost.change(session, {"jobs": list(job_ids)})
+    found = statements(outbox).release_lost.rows(session, {"jobs": list(job_ids)})
+    told = {"outbox": outbox.__tablename__}
+    news.note(session, [news.News(row.request_id, "RowRecovered", told) for row in found])
+    return len(found)
 
 
 def jobs_in_queue(session: Session, outbox: type[OutboxRow], claimed_before: datetime) -> set[str]:
@@ -183,9 +187,13 @@ def next_retry_at(session: Session, outbox: type[OutboxRow], job_id: str) -> dat
     return next((row.due_at for row in statements(outbox).next_retry.rows(session, {"job": job_id})), None)
 
 
-def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, now: datetime) -> None:
-    """Keep a row that cannot be processed for investigation; nothing takes it again until it is replayed."""
-    statements(outbox).bury.change(session, {"row": ticket.row_id, "seq": ticket.seq, "now": now, "error": error})
+def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, now: datetime) -> str | None:
+    """Keep a row that cannot be processed for investigation; nothing takes it again until it is replayed.
+
+    Returns the id of its request, None if the row has another owner by now.
+    """
+    held = {"row": ticket.row_id, "seq": ticket.seq, "now": now, "error": error}
+    return next((row.request_id for row in statements(outbox).bury.rows(session, held)), None)
 
 
 def _held(tickets: Iterable[Ticket]) -> list[dict[str, int]]:

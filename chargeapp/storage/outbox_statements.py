@@ -100,6 +100,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
             update(table)
             .where(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
             .values(lease_until=None, job_id=None)
+            .returning(row.request_id)
         ),
         jobs_in_queue=Prepared(
             select(row.job_id).distinct().where(untaken, row.job_id.is_not(None), row.lease_until <= lease)
@@ -107,5 +108,10 @@ def statements(outbox: type[OutboxRow]) -> Statements:
         next_retry=Prepared(
             select(row.due_at).where(row.job_id == bindparam("job"), untaken).order_by(row.due_at).limit(1)
         ),
-        bury=Prepared(update(table).where(held).values(dead_at=now, lease_until=None, last_error=bindparam("error"))),
+        bury=Prepared(
+            update(table)
+            .where(held)
+            .values(dead_at=now, lease_until=None, last_error=bindparam("error"))
+            .returning(row.request_id)
+        ),
     )

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
+from chargeapp.storage import news
 from chargeapp.storage.models import EventRecord, SessionRequest
 from chargeapp.storage.prepared import Prepared
 
@@ -24,7 +25,8 @@ class Fact:
 
 
 def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
-    """A second terminal fact of one request is refused by the database."""
+    """Each is also a line of the log. A second terminal fact of one request is refused by the database."""
+    news.note(session, [news.News(fact.request_id, fact.type, fact.details) for fact in facts])
     INSERT.change_each(
         session,
         [

@@ -61,6 +61,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             timestamp=epoch_millis(taken.accepted_at),
         )
         if taken.replayed:
+            log.info("Request answered again", action="request_answered_again", request_id=taken.request_id)
             response.headers["Idempotency-Replayed"] = "true"
         return response
 

@@ -7,6 +7,7 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from chargeapp.clock import epoch_millis, utcnow
+from chargeapp.domain.charging_session import is_request_id
 from chargeapp.errors import RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.services.redeliveries import RedeliveryRefused
@@ -77,7 +78,7 @@ def install_error_responses(app: Flask) -> None:
 
     @app.errorhandler(TemporaryFailure)
     def unavailable(error: TemporaryFailure) -> Response:
-        log.warning("Cannot serve just now", action="unavailable", error=str(error))
+        log.warning("Cannot serve just now", action="unavailable", error=str(error), **named_request())
         message = "The request could not be stored just now. Nothing was accepted; try again."
         return error_response(503, "unavailable", message, retry_after=RETRY_AFTER_SECONDS)
 
@@ -127,5 +128,11 @@ def install_error_responses(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def unexpected(error: Exception) -> Response:
-        log.error("Request failed", action="request_failed", exc_info=error)
+        log.error("Request failed", action="request_failed", exc_info=error, **named_request())
         return error_response(500, *WORDS[500])
+
+
+def named_request() -> dict[str, str]:
+    """For the log: the request that the address names. Whatever else stands there, it may be a driver token."""
+    named = (request.view_args or {}).get("request_id", "")
+    return {"request_id": named} if is_request_id(named) else {}
