@@ -1,5 +1,6 @@
 """What a transaction has to tell the log of single requests: a line each, written once it is committed."""
 
+import logging
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,11 +19,16 @@ NEWS = "news"
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """`type` in the past tense, such as RequestAccepted: the sentence and the action are made of it."""
+    """`type` in the past tense, such as RequestAccepted: the sentence and the action are made of it.
+
+    What goes as it should is told at the level debug only: every line is a write, at which a busy process loses its
+    turn, and there would be four for each request.
+    """
 
     request_id: str
     type: str
     details: dict[str, Any] = field(default_factory=dict)
+    as_it_should: bool = False
 
 
 def note(session: Session, news: Iterable[News]) -> None:
@@ -36,7 +42,8 @@ def tell(session: Session) -> None:
     for _, news in session.info.pop(NEWS, ()):
         for each in news:
             sentence, action = _words(each.type)
-            log.info(sentence, **{**each.details, "action": action, "request_id": each.request_id})
+            level = logging.DEBUG if each.as_it_should else logging.INFO
+            log.log(level, sentence, **{**each.details, "action": action, "request_id": each.request_id})
 
 
 @event.listens_for(Session, "after_soft_rollback")

@@ -8,6 +8,8 @@ from typing import Any
 from sqlalchemy import Row, func, insert, select
 from sqlalchemy.orm import Session
 
+from chargeapp.domain.callback import Outcome
+from chargeapp.domain.charging_session import Decision, Event
 from chargeapp.storage import news
 from chargeapp.storage.models import EventRecord, SessionRequest
 from chargeapp.storage.prepared import Prepared
@@ -26,7 +28,8 @@ class Fact:
 
 def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
     """Each is also a line of the log. A second terminal fact of one request is refused by the database."""
-    news.note(session, [news.News(fact.request_id, fact.type, fact.details) for fact in facts])
+    told = [news.News(each.request_id, each.type, each.details, as_it_should(each)) for each in facts]
+    news.note(session, told)
     INSERT.change_each(
         session,
         [
@@ -40,6 +43,15 @@ def append(session: Session, facts: Sequence[Fact], now: datetime) -> None:
             for fact in facts
         ],
     )
+
+
+def as_it_should(fact: Fact) -> bool:
+    """Nothing that an operator would have to know."""
+    if fact.type == Event.AUTHORIZATION_DECIDED:
+        return bool(fact.details["decision"] != Decision.UNKNOWN)
+    if fact.type == Event.CALLBACK_ATTEMPTED:
+        return bool(fact.details["outcome"] == Outcome.DELIVERED)
+    return fact.type in (Event.REQUEST_ACCEPTED, Event.CALLBACK_DELIVERY_SUCCEEDED)
 
 
 def newest(session: Session) -> int:

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.builders import (
     DELIVERED,
+    FAILED,
     NOW,
     Callbacks,
     Requests,
@@ -20,8 +21,11 @@ from support.builders import (
     facts,
     new_database,
     only_row,
+    seconds,
 )
 
+from chargeapp.domain.authorization import Answer
+from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.services.dead_letters import replay
 from chargeapp.storage import news, outbox
 from chargeapp.storage.database import Database
@@ -48,9 +52,26 @@ def test_every_fact_of_a_timeline_is_a_line_with_the_id(database: Database) -> N
         "event": "Request accepted",
         "action": "request_accepted",
         "request_id": request_id,
-        "log_level": "info",
+        "log_level": "debug",
     }
     assert lines[1]["decision"] == "allowed"
+
+
+def test_what_goes_wrong_is_told_by_default_and_the_rest_is_not(database: Database) -> None:
+    with capture_logs() as lines:
+        accept(database)
+        decide(database, Answer(Decision.UNKNOWN, Reason.CIRCUIT_OPEN, "authorization_service"))
+        attempt(database, FAILED)
+        attempt(database, DELIVERED, NOW + seconds(10))
+        end(database, NOW + seconds(10))
+
+    assert [(line["action"], line["log_level"]) for line in lines] == [
+        ("request_accepted", "debug"),
+        ("authorization_decided", "info"),
+        ("callback_attempted", "info"),
+        ("callback_attempted", "debug"),
+        ("callback_delivery_succeeded", "debug"),
+    ]
 
 
 def test_what_is_rolled_back_is_not_told(database: Database) -> None:
