@@ -5,11 +5,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from structlog.testing import capture_logs
 from support.builders import (
     DELIVERED,
     FAILED,
     NOW,
+    TOKEN,
     Callbacks,
     Requests,
     accept,
@@ -30,6 +32,7 @@ from chargeapp.services.dead_letters import replay
 from chargeapp.storage import news, outbox
 from chargeapp.storage.database import Database
 from chargeapp.storage.news import News
+from chargeapp.web.error_responses import named_request
 
 
 @pytest.fixture
@@ -136,3 +139,15 @@ def test_a_row_with_another_owner_is_not_said_to_be_buried(database: Database) -
     claim(database, Callbacks)
 
     assert change(database, lambda session: outbox.bury(session, Callbacks, stale, "Error", NOW)) is None
+
+
+def test_of_an_address_only_a_request_id_is_told(database: Database) -> None:
+    """Somebody may have put a driver token in its place."""
+    (request_id,) = accept(database)
+    app = Flask(__name__)
+    app.add_url_rule("/<request_id>", "show")
+
+    with app.test_request_context(f"/{request_id}"):
+        assert named_request() == {"request_id": request_id}
+    with app.test_request_context(f"/{TOKEN}"):
+        assert named_request() == {}
