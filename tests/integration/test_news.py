@@ -28,6 +28,7 @@ from support.builders import (
 
 from chargeapp.domain.authorization import Answer
 from chargeapp.domain.charging_session import Decision, Reason
+from chargeapp.logs import get_logger
 from chargeapp.services.dead_letters import replay
 from chargeapp.storage import news, outbox
 from chargeapp.storage.database import Database
@@ -36,7 +37,9 @@ from chargeapp.web.error_responses import named_request
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
+def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    # A logger that was used keeps the settings of its first use.
+    monkeypatch.setattr(news, "log", get_logger())
     with new_database(tmp_path) as found:
         yield found
 
