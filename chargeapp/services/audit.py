@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Row, and_, func, select
 from sqlalchemy.orm import Session
 
-from chargeapp.domain.charging_session import Event, new_request_id
+from chargeapp.domain.charging_session import Event, oldest_request_id
 from chargeapp.security.driver_tokens import TokenVault
 from chargeapp.services.driver_tokens import ERASED
 from chargeapp.storage.database import Database
@@ -27,8 +27,8 @@ class Period:
 
     def covers(self) -> ColumnElement[bool]:
         # Ids begin with the time of acceptance, so the primary key is all that is needed.
-        began = new_request_id(self.since)[:16] if self.since else FIRST
-        return and_(SessionRequest.id >= began, SessionRequest.id < new_request_id(self.until)[:16])
+        began = oldest_request_id(self.since) if self.since else FIRST
+        return and_(SessionRequest.id >= began, SessionRequest.id < oldest_request_id(self.until))
 
 
 @dataclass(frozen=True)
