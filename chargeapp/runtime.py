@@ -58,7 +58,7 @@ class Runtime:
 
     @cached_property
     def wakeups(self) -> Wakeups:
-        return Wakeups(self.settings.chargeapp_data_dir / "wakeups")
+        return self.database.wakeups(self.settings.chargeapp_data_dir / "wakeups")
 
     @cached_property
     def redis(self) -> Redis:

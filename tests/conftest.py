@@ -2,10 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
+from support.builders import new_database
+from support.postgres_server import PostgresServer, find_postgres
 
 from chargeapp.config import ALIASES, Settings
+from chargeapp.storage.database import Database
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -19,3 +23,29 @@ def no_settings_from_outside() -> Iterator[None]:
         for name in names:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One server for the whole run; each test has a database of its own."""
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed. On Debian or Ubuntu: sudo apt-get install postgresql")
+    with PostgresServer(programs) as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """Whatever uses it runs twice: on SQLite and on PostgreSQL."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/chargeapp.db"
+        return
+    with request.getfixturevalue("postgres").new_database() as url:
+        yield url
+
+
+@pytest.fixture
+def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
+    with new_database(tmp_path, database_url) as made:
+        yield made

@@ -58,7 +58,7 @@ def restore(source: Path, yes: bool, as_json: bool) -> None:
     from chargeapp.storage import backups
 
     with closing_runtime(load_settings()) as runtime:
-        path = runtime.database.path
+        path = backups.file_of(runtime.database)
         in_use = path.exists() and still_in_use(runtime.database)
     if in_use:
         raise backups.BackupRefused(

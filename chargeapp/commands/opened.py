@@ -47,8 +47,7 @@ def closing_runtime(settings: "Settings") -> Iterator["Runtime"]:
 def check_tables(database: "Database") -> None:
     from chargeapp.storage import schema
 
-    # Connecting would make an empty file.
-    if not database.path.exists():
+    if not database.exists():
         raise MisconfiguredError(f"There is no database {database.path} yet. Make it: chargeapp db upgrade")
     found = schema.status(database)
     if not found.up_to_date:

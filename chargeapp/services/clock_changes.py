@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from chargeapp.pipeline import STAGES
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import OutboxRow, SessionRequest
+from chargeapp.storage.turns import DEADLINES, take_turn
 
 # Less is an ordinary correction; whatever waits for it waits no longer than that.
 TOLERATED = timedelta(seconds=5)
@@ -20,6 +21,7 @@ def follow_clock_back(session: Session, process: str, now: datetime) -> timedelt
 
     Only what was stored before that, so in the future as it seems now, is touched: later rows have right times.
     """
+    take_turn(session, DEADLINES)
     last = heartbeats.last(session, process)
     back = last - now if last else NOTHING
     if back <= TOLERATED:

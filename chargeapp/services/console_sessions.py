@@ -2,7 +2,7 @@
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, or_
+from sqlalchemy import delete, or_, update
 from sqlalchemy.orm import Session
 
 from chargeapp.security.console_sessions import hash_of, new_session_id
@@ -36,9 +36,8 @@ def find_session(session: Session, session_id: str, now: datetime) -> ConsoleSes
 
 
 def note_use(session: Session, session_id: str, now: datetime) -> None:
-    found = session.get(ConsoleSession, hash_of(session_id))
-    if found is not None:
-        found.last_seen_at = now
+    used = update(ConsoleSession).where(ConsoleSession.id_hash == hash_of(session_id))
+    session.execute(used.values(last_seen_at=now))
 
 
 def end_session(session: Session, session_id: str) -> None:

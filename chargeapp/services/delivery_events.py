@@ -12,6 +12,7 @@ from chargeapp.domain.retry_policy import RetryPolicy
 from chargeapp.storage import outbox, requests, tallies, timeline
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox, SessionRequest
 from chargeapp.storage.outbox import Draft, OwnRow, Ticket
+from chargeapp.storage.turns import DEADLINES, take_turn
 
 
 def record_delivery_events(session: Session, tickets: Collection[Ticket], policy: RetryPolicy, now: datetime) -> None:
@@ -19,7 +20,7 @@ def record_delivery_events(session: Session, tickets: Collection[Ticket], policy
     rows = outbox.own_rows(session, CallbackDeliveryOutbox, tickets)
     if not rows:
         return
-    found = requests.find(session, {row.request_id for row in rows.values()})
+    found = requests.find_to_move_on(session, {row.request_id for row in rows.values()})
     facts: list[timeline.Fact] = []
     rounds: list[Draft] = []
     moved: list[tuple[str, str, datetime]] = []
@@ -49,29 +50,35 @@ def expire_overdue(session: Session, now: datetime, overdue_since: datetime, lim
         CallbackDeliveryOutbox.request_id == SessionRequest.id,
         CallbackDeliveryOutbox.settled_at.is_(None),
     )
-    overdue = session.scalars(
-        select(SessionRequest.id)
-        .where(
-            SessionRequest.ended_at.is_(None),
-            SessionRequest.expires_at <= overdue_since,
-            SessionRequest.decided_at.is_not(None),
-            ~outstanding.exists(),
-        )
-        .limit(limit)
-    ).all()
-    if not overdue:
+    unended = select(SessionRequest.id).where(
+        SessionRequest.ended_at.is_(None),
+        SessionRequest.expires_at <= overdue_since,
+        SessionRequest.decided_at.is_not(None),
+        ~outstanding.exists(),
+    )
+    take_turn(session, DEADLINES)
+    found = session.scalars(unended.limit(limit)).all()
+    if not found:
         return 0
     abandoned = session.scalars(
-        select(AuthorizationDecisionCallbackOutbox).where(
-            AuthorizationDecisionCallbackOutbox.request_id.in_(overdue),
+        select(AuthorizationDecisionCallbackOutbox)
+        .where(
+            AuthorizationDecisionCallbackOutbox.request_id.in_(found),
             AuthorizationDecisionCallbackOutbox.settled_at.is_(None),
             AuthorizationDecisionCallbackOutbox.dead_at.is_(None),
         )
-    )
+        .order_by(AuthorizationDecisionCallbackOutbox.id)
+        .with_for_update()
+    ).all()
+    # A job may have told of some of them until their rows were locked.
+    overdue = set(session.scalars(unended.where(SessionRequest.id.in_(found))))
     for row in abandoned:
-        row.settled_at, row.lease_until = now, None
+        if row.request_id in overdue:
+            row.settled_at, row.lease_until = now, None
     details = {"reason": Reason.EXPIRED, "final": True, "error": None}
-    drafts = [Draft(id_, Event.CALLBACK_DELIVERY_FAILED, {"request_id": id_, **details}, now) for id_ in overdue]
+    drafts = [
+        Draft(id_, Event.CALLBACK_DELIVERY_FAILED, {"request_id": id_, **details}, now) for id_ in sorted(overdue)
+    ]
     outbox.put(session, CallbackDeliveryOutbox, drafts, now)
     return len(overdue)
 

@@ -14,6 +14,7 @@ from chargeapp.storage.models import (
     SessionRequest,
     WebhookSecret,
 )
+from chargeapp.storage.turns import RETENTION, take_turn
 
 ERASED = "erased"
 
@@ -35,6 +36,7 @@ def count_sealed(session: Session) -> int:
 
 def reseal_driver_tokens(session: Session, vault: TokenVault, after: str, limit: int = 500) -> Resealed:
     """Seals the tokens of up to `limit` requests with the newest key; those sealed so already stay as they are."""
+    take_turn(session, RETENTION)
     found = session.execute(
         select(SessionRequest.id, SessionRequest.token_sealed)
         .where(SessionRequest.token_sealed.is_not(None), SessionRequest.id > after)
@@ -84,6 +86,7 @@ class Erased:
 
 def erase_driver(session: Session, token: str, token_hash: str, limit: int = 500) -> Erased:
     """One bite of at most `limit` requests; nothing is left of the driver but the fact that somebody asked."""
+    take_turn(session, RETENTION)
     # The masked form has the index.
     mine = (SessionRequest.token_masked == mask(token)) & (SessionRequest.token_hash == token_hash)
     ended = session.scalars(select(SessionRequest.id).where(mine, ~_under_way()).limit(limit)).all()

@@ -11,12 +11,14 @@ from chargeapp.domain.charging_session import Command, Event
 from chargeapp.errors import RequestRefused
 from chargeapp.storage import outbox, timeline
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox, SessionRequest
+from chargeapp.storage.turns import RETENTION, take_turn
 
 
 class Obstacle(StrEnum):
     """What stands against sending a callback again now."""
 
     UNDER_WAY = "The callback of this request is still on its way."
+    REMOVED = "This request was removed a moment ago."
     ERASED = "The driver token of this request was erased, so its callback cannot be sent again."
 
 
@@ -34,7 +36,9 @@ def redeliver_all(
     session: Session, requests: Collection[SessionRequest], ttl_seconds: int, now: datetime
 ) -> dict[str, Obstacle | None]:
     """The same for many; says of each, by its id, why it was left alone."""
-    found = obstacles(session, requests)
+    take_turn(session, RETENTION)
+    found: dict[str, Obstacle | None] = {request.id: Obstacle.REMOVED for request in requests}
+    found |= obstacles(session, _anew(session, requests))
     wanted = [request for request in requests if found[request.id] is None]
     for request in wanted:
         request.expires_at = now + timedelta(seconds=ttl_seconds)
@@ -69,6 +73,13 @@ def obstacles(session: Session, requests: Collection[SessionRequest]) -> dict[st
         else None
         for request in requests
     }
+
+
+def _anew(session: Session, requests: Collection[SessionRequest]) -> list[SessionRequest]:
+    """The same objects, as they are by now; without those that were removed."""
+    ids = [request.id for request in requests]
+    statement = select(SessionRequest).where(SessionRequest.id.in_(ids))
+    return list(session.scalars(statement, execution_options={"populate_existing": True}))
 
 
 def _in_flight(session: Session, request_ids: Collection[str]) -> set[str]:

@@ -11,6 +11,7 @@ from chargeapp.services.driver_tokens import callback_under_way
 from chargeapp.storage.dialects import upsert
 from chargeapp.storage.idempotency import REMEMBERED
 from chargeapp.storage.models import IdempotencyKey, SessionRequest, Tally
+from chargeapp.storage.turns import RETENTION, take_turn
 
 # For charts, minutes are kept apart for two hours and quarters of an hour for two days; what is older is one sum.
 MINUTES_KEPT = timedelta(hours=2)
@@ -44,6 +45,7 @@ class Forgotten:
 
 def forget(session: Session, retention: Retention, now: datetime, limit: int = 500) -> Forgotten:
     """One bite of at most `limit` rows of each kind; an empty answer means that nothing is left to forget."""
+    take_turn(session, RETENTION)
     return Forgotten(
         requests=_purge_requests(session, now - retention.requests, limit),
         driver_tokens=_erase_driver_tokens(session, now - retention.driver_tokens, limit),
@@ -53,6 +55,7 @@ def forget(session: Session, retention: Retention, now: datetime, limit: int = 5
 
 def sum_up_old_minutes(session: Session, now: datetime) -> None:
     """Keeps the totals right and their reading quick, however long the system runs."""
+    take_turn(session, RETENTION)
     quarters_since = _quarter_of(now - QUARTERS_KEPT)
     minute = extract("minute", Tally.minute)
     in_a_quarter = (Tally.minute < _quarter_of(now - MINUTES_KEPT)) & (minute % QUARTER_MINUTES != 0)

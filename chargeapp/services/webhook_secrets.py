@@ -9,6 +9,7 @@ from chargeapp.security.driver_tokens import TokenVault
 from chargeapp.security.signatures import Kind, kind_of, new_secret
 from chargeapp.storage import webhook_secrets
 from chargeapp.storage.models import ApiKey, WebhookSecret
+from chargeapp.storage.turns import take_turn
 
 
 def rotate_secret(
@@ -19,6 +20,7 @@ def rotate_secret(
     `configured` is the secret in force for callers for whom none is stored.
     """
     retires_at = now + overlap
+    take_turn(session, f"webhook secrets {caller}")
     own = webhook_secrets.own(session, caller, now)
     if own:
         for each in own:

@@ -20,6 +20,7 @@ class BackupRefused(PermanentFailure):
 
 def back_up(database: Database, target: Path) -> dict[str, int]:
     """Write a checked copy to `target`, which must not exist; returns its row counts."""
+    file_of(database)
     if target.exists():
         raise BackupRefused(f"{target} exists already. Name a new file.")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
@@ -40,6 +41,13 @@ def back_up(database: Database, target: Path) -> dict[str, int]:
         with contextlib.suppress(OSError):
             draft.unlink(missing_ok=True)
     return counts
+
+
+def file_of(database: Database) -> Path:
+    """Raises BackupRefused where a server keeps the database, and says what makes its backups."""
+    if database.path is None:
+        raise BackupRefused("PostgreSQL has its own tools for this: pg_dump --format=custom, and pg_restore --clean.")
+    return database.path
 
 
 def verify(copy: Path) -> dict[str, int]:

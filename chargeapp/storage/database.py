@@ -1,24 +1,63 @@
-"""Connections and transactions. SQLite: one writer at a time, in the order of asking; readers never wait."""
+"""Connections and transactions, whether SQLite keeps the data or PostgreSQL; which of them, only this package knows."""
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
-from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, DataError, IntegrityError, ProgrammingError
+from sqlalchemy import URL, Connection, Engine, make_url
+from sqlalchemy.exc import (
+    ArgumentError,
+    DatabaseError,
+    DataError,
+    IntegrityError,
+    InterfaceError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.storage import news
-from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
-from chargeapp.storage.prepared import run_on_driver
+from chargeapp.storage.wakeups import Wakeups
 
-# Fixed in these and in everything newer: two connections that checkpoint and write could lose committed rows.
-FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
-NETWORK_FILE_SYSTEMS = frozenset({"nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "fuse.sshfs", "ceph", "glusterfs"})
+EXAMPLES = "for example sqlite:////srv/c.db or postgresql://chargeapp@db.example/chargeapp"
+# PostgreSQL's words for tables, columns and rights that are missing; SQLite counts them among its troubles by itself.
+NOT_AS_NEEDED = frozenset({"42P01", "42703", "42501"})
+FAILURES = (DatabaseError, InterfaceError, NoConnectionFree)
+
+
+class Store(Protocol):
+    """What differs from one kind of database to the other."""
+
+    @property
+    def path(self) -> Path | None: ...
+
+    @property
+    def engine(self) -> Engine: ...
+
+    @property
+    def claims(self) -> Engine: ...
+
+    @property
+    def readers(self) -> Engine: ...
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Held by each transaction that writes."""
+
+    def glancing(self) -> AbstractContextManager[Connection]: ...
+
+    def exists(self) -> bool: ...
+
+    def create(self) -> None: ...
+
+    def prepare_migration(self, session: Session) -> None: ...
+
+    def checkpoint(self) -> None: ...
+
+    def wakeups(self, directory: Path) -> Wakeups: ...
+
+    def close(self) -> None: ...
 
 
 class Database:
@@ -28,45 +67,30 @@ class Database:
         try:
             self.url = make_url(url)
         except ArgumentError as error:
-            raise MisconfiguredError("DATABASE_URL: not a database URL, for example sqlite:////srv/c.db") from error
-        if self.url.get_backend_name() != "sqlite":
-            raise MisconfiguredError(
-                "DATABASE_URL: this release stores in SQLite only, for example sqlite:////srv/c.db"
-            )
-        if self.url.database in (None, "", ":memory:"):
-            raise MisconfiguredError("DATABASE_URL: several processes share the database, so it must be a file")
-        check_sqlite_version(sqlite.sqlite_version_info)
-        self.path = Path(str(self.url.database))
-        self._prepare_directory()
-        self.engine = _create_engine(str(self.path))
-        self._claims = _create_engine(str(self.path), synchronous="NORMAL")
-        self._readers = self.engine.execution_options(read_only=True)
-        self._glances = threading.Lock()
-        self._glance: Connection | None = None
-        self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
+            raise MisconfiguredError(f"DATABASE_URL: not a database URL, {EXAMPLES}") from error
+        self._store = _open(self.url)
 
-    def _prepare_directory(self) -> None:
-        try:
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise MisconfiguredError(f"{self.path.parent} cannot be made: {error.strerror}") from error
-        if (kind := file_system_of(self.path.parent)) in NETWORK_FILE_SYSTEMS:
-            raise MisconfiguredError(
-                f"{self.path.parent} is on {kind}: SQLite would lose data there. Use a local disk."
-            )
+    @property
+    def path(self) -> Path | None:
+        """The file that everything is in; None where a server keeps it."""
+        return self._store.path
+
+    @property
+    def engine(self) -> Engine:
+        return self._store.engine
 
     @contextmanager
     def writing(self, *, durable: bool = True) -> Iterator[Session]:
         """One transaction, on disk at the end; raises DatabaseUnavailable if that cannot be had in time.
 
-        One that is not `durable` survives any crash of a process, but not a loss of power: enough for a claim, which
-        is then simply made again.
+        One that is not `durable` may be lost with the power, and on PostgreSQL with the server: enough for a claim,
+        which is then simply made again.
         """
-        engine = self.engine if durable else self._claims
+        engine = self._store.engine if durable else self._store.claims
         try:
-            with self._gate.hold(), Session(engine, expire_on_commit=False) as session, session.begin():
+            with self._store.turn(), Session(engine, expire_on_commit=False) as session, session.begin():
                 yield session
-        except DatabaseError as error:
+        except FAILURES as error:
             raise _unavailable(error, "The database cannot commit just now") from error
         # Others may write meanwhile.
         news.tell(session)
@@ -75,105 +99,67 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """A consistent view that waits for nobody."""
         try:
-            with Session(self._readers, expire_on_commit=False) as session:
+            with Session(self._store.readers, expire_on_commit=False) as session:
                 yield session
-        except DatabaseError as error:
+        except FAILURES as error:
             raise _unavailable(error, "The database cannot be read just now") from error
 
     @contextmanager
     def glancing(self) -> Iterator[Connection]:
         """For one prepared statement that reads the newest rows: a tenth of what a transaction around it costs."""
         try:
-            with self._glances:
-                if self._glance is None:
-                    self._glance = self._readers.connect()
-                try:
-                    yield self._glance
-                except DatabaseError:
-                    self._glance.invalidate()
-                    self._glance = None
-                    raise
-        except DatabaseError as error:
+            with self._store.glancing() as connection:
+                yield connection
+        except FAILURES as error:
             raise _unavailable(error, "The database cannot be read just now") from error
+
+    @contextmanager
+    def migrating(self) -> Iterator[Session]:
+        """One transaction that changes tables, alone among those that do, and however long that takes."""
+        self._store.create()
+        with self.writing() as session:
+            self._store.prepare_migration(session)
+            yield session
+
+    def exists(self) -> bool:
+        """False only if connecting would make an empty one."""
+        return self._store.exists()
 
     def checkpoint(self) -> None:
         """Move the log into the database as far as that disturbs nobody; the relay does it, not a request."""
-        connection = self.engine.raw_connection()
-        try:
-            connection.cursor().execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
-        except sqlite.OperationalError as error:
-            raise DatabaseUnavailable(f"The database cannot be checkpointed just now: {error}") from error
-        finally:
-            connection.close()
+        self._store.checkpoint()
+
+    def wakeups(self, directory: Path) -> Wakeups:
+        """`directory` is shared by all processes of one deployment on this machine."""
+        return self._store.wakeups(directory)
 
     def close(self) -> None:
-        glance, self._glance = self._glance, None
-        if glance is not None:
-            glance.close()
-        self.engine.dispose()
-        self._claims.dispose()
-        self._gate.close()
+        self._store.close()
 
 
 def is_database_trouble(error: Exception) -> bool:
-    """Locked, full, read-only or damaged is the database's trouble; everything else is a fault of ours."""
-    return isinstance(error, DatabaseError) and not isinstance(error, IntegrityError | ProgrammingError | DataError)
+    """Locked, full, read-only, gone or damaged is the database's trouble; everything else is a fault of ours."""
+    if getattr(getattr(error, "orig", None), "sqlstate", None) in NOT_AS_NEEDED:
+        return True
+    return isinstance(error, FAILURES) and not isinstance(error, IntegrityError | ProgrammingError | DataError)
 
 
-def _unavailable(error: DatabaseError, what: str) -> Exception:
-    return DatabaseUnavailable(f"{what}: {error.orig}") if is_database_trouble(error) else error
+def _open(url: URL) -> Store:
+    # Each brings a driver of its own, which only its users need.
+    if url.get_backend_name() == "sqlite":
+        from chargeapp.storage.sqlite import SqliteFile
+
+        return SqliteFile(url)
+    if url.drivername in ("postgresql", "postgresql+psycopg"):
+        try:
+            from chargeapp.storage.postgresql import PostgresServer
+        except ModuleNotFoundError as error:
+            raise MisconfiguredError(
+                "DATABASE_URL names PostgreSQL, and its driver is not installed: pip install 'psycopg[binary]'"
+            ) from error
+        return PostgresServer(url)
+    raise MisconfiguredError(f"DATABASE_URL: SQLite or PostgreSQL, {EXAMPLES}")
 
 
-def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
-    engine = create_engine(
-        f"sqlite+pysqlite:///{path}",
-        module=sqlite,
-        hide_parameters=True,
-        connect_args={"timeout": BUSY_SECONDS, "check_same_thread": False},
-        pool_size=8,
-        max_overflow=64,
-    )
-
-    @event.listens_for(engine, "connect")
-    def configure(connection: Any, _: Any) -> None:
-        # The driver's own implicit BEGIN is deferred and fails at once when it has to become a writer.
-        connection.isolation_level = None
-        for pragma in (
-            "journal_mode=WAL",
-            f"synchronous={synchronous}",
-            "foreign_keys=ON",
-            "temp_store=MEMORY",
-            # What is erased is overwritten, where that costs no page more.
-            "secure_delete=FAST",
-            "journal_size_limit=67108864",
-            # Checkpoints are the relay's work, off the path of requests; this is only the safety net.
-            "wal_autocheckpoint=20000",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        reading = connection.get_execution_options().get("read_only")
-        run_on_driver(connection, "BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE").close()
-
-    return engine
-
-
-def check_sqlite_version(version: tuple[int, int, int]) -> None:
-    """Raises MisconfiguredError for a library that can lose committed rows in WAL mode."""
-    newest = FIXED_SQLITE[0]
-    if version >= newest or any(version[:2] == fixed[:2] and version >= fixed for fixed in FIXED_SQLITE):
-        return
-    found = ".".join(map(str, version))
-    raise MisconfiguredError(f"SQLite {found} can lose committed rows (WAL bug); 3.51.3 or newer is needed")
-
-
-def file_system_of(directory: Path) -> str:
-    """The kind of file system that holds `directory`, as the kernel names it; empty where it does not tell."""
-    try:
-        mounts = [line.split()[1:3] for line in Path("/proc/mounts").read_text().splitlines()]
-    except OSError:
-        return ""
-    real = str(directory.resolve())
-    holding = [(point, kind) for point, kind in mounts if real == point or real.startswith(point.rstrip("/") + "/")]
-    return max(holding, key=lambda each: len(each[0]))[1] if holding else ""
+def _unavailable(error: Exception, what: str) -> Exception:
+    return DatabaseUnavailable(f"{what}: {getattr(error, 'orig', error)}") if is_database_trouble(error) else error

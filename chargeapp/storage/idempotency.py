@@ -6,11 +6,14 @@ from sqlalchemy.orm import Session
 
 from chargeapp.storage.dialects import upsert
 from chargeapp.storage.models import IdempotencyKey
+from chargeapp.storage.turns import take_turn
 
 REMEMBERED = timedelta(hours=24)
 
 
 def recall(session: Session, caller: str, key: str, now: datetime) -> IdempotencyKey | None:
+    """Nobody else answers to this key until the transaction has ended."""
+    take_turn(session, f"idempotency key {caller} {key}")
     found = session.get(IdempotencyKey, (caller, key), populate_existing=True)
     return found if found is not None and found.created_at > now - REMEMBERED else None
 

@@ -56,13 +56,19 @@ def statements(outbox: type[OutboxRow]) -> Statements:
             .order_by(row.due_at)
             .limit(bindparam("limit"))
             .with_for_update(skip_locked=True)  # left out on SQLite, where there is one writer at a time
+            # PostgreSQL may run a plain subquery several times, and so choose more than the limit.
+            .cte("chosen")
         )
         return Prepared(
             update(table)
-            .where(row.id.in_(chosen))
+            .where(row.id.in_(select(chosen.c.id)))
             .values(enqueue_seq=row.enqueue_seq + 1, lease_until=lease, job_id=bindparam("job"), taken_at=taken_at)
             .returning(row.id, row.enqueue_seq, row.due_at)
         )
+
+    # A row that somebody has locked just now is not lost.
+    of_lost_jobs = and_(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
+    lost = select(row.id).where(of_lost_jobs).with_for_update(skip_locked=True).cte("lost")
 
     return Statements(
         insert=Prepared(insert(table)),
@@ -80,6 +86,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
         own=Prepared(
             select(row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
             .where(ids, open_)
+            .order_by(row.id)
             .with_for_update()
         ),
         settle=Prepared(update(table).where(ids).values(settled_at=now, lease_until=None)),
@@ -98,7 +105,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
         release=Prepared(update(table).where(held).values(lease_until=None, taken_at=None, job_id=None, due_at=until)),
         release_lost=Prepared(
             update(table)
-            .where(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
+            .where(row.id.in_(select(lost.c.id)))
             .values(lease_until=None, job_id=None)
             .returning(row.request_id)
         ),

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select, update
@@ -27,8 +28,12 @@ ANY_ROWS = Prepared(select(TABLE).where(IDS))
 UNDECIDED = Prepared(
     select(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by, COLUMN.destination)
     .where(IDS, COLUMN.decided_at.is_(None))
-    .with_for_update()
+    # In one order for all, so that two writers never wait for each other in a circle.
+    .order_by(COLUMN.id)
+    # Others may go on adding events of these requests.
+    .with_for_update(key_share=True)
 )
+TO_MOVE_ON = Prepared(select(TABLE).where(IDS).order_by(COLUMN.id).with_for_update(key_share=True))
 BEGIN_AUTHORIZING = Prepared(update(TABLE).where(IDS, COLUMN.state == State.ACCEPTED).values(state=State.AUTHORIZING))
 DECIDE = Prepared(
     update(TABLE)
@@ -67,6 +72,11 @@ def find(session: Session, ids: Collection[str]) -> dict[str, Any]:
     return {row.id: row for row in ANY_ROWS.rows(session, {"ids": list(ids)})}
 
 
+def find_to_move_on(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    """As `find`; nobody else moves them on until this transaction has ended."""
+    return {row.id: row for row in TO_MOVE_ON.rows(session, {"ids": list(ids)})}
+
+
 def undecided(session: Session, ids: Collection[str]) -> dict[str, Any]:
     return {row.id: row for row in UNDECIDED.rows(session, {"ids": list(ids)})}
 
@@ -85,7 +95,8 @@ def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:
 
 def count_attempts(session: Session, errors: Sequence[tuple[str, str | None]]) -> None:
     """One attempt for each (request id, what went wrong)."""
-    COUNT_ATTEMPT.change_each(session, [{"request": id_, "error": error} for id_, error in errors])
+    ordered = sorted(errors, key=itemgetter(0))
+    COUNT_ATTEMPT.change_each(session, [{"request": id_, "error": error} for id_, error in ordered])
 
 
 def move_on(session: Session, states: Sequence[tuple[str, str, datetime]]) -> None:

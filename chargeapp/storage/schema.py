@@ -9,7 +9,6 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 
-from chargeapp.errors import MisconfiguredError
 from chargeapp.storage.database import Database
 
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -27,24 +26,18 @@ class SchemaStatus:
 
 def upgrade(database: Database, revision: str = "head") -> None:
     """One transaction; several processes may try at once, the later ones find nothing to do."""
-    # SQLite gives its log the mode of the database, and would make it readable for everybody.
-    try:
-        database.path.touch(mode=0o600)
-    except OSError as error:
-        raise MisconfiguredError(f"{database.path} cannot be written to: {error.strerror}") from error
-    with database.writing() as session:
+    with database.migrating() as session:
         command.upgrade(_config(session.connection()), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
-    with database.writing() as session:
+    with database.migrating() as session:
         command.downgrade(_config(session.connection()), revision)
 
 
 def status(database: Database) -> SchemaStatus:
     newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    # Connecting would make an empty file.
-    if not database.path.exists():
+    if not database.exists():
         return SchemaStatus(None, newest)
     with database.reading() as session:
         current = MigrationContext.configure(session.connection()).get_current_revision()

@@ -1,10 +1,9 @@
 """The built-in access list: who may charge where, and which entry counts."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.builders import NOW, STATION, TOKEN, new_database, new_runtime, seconds
+from support.builders import NOW, STATION, TOKEN, new_runtime, seconds
 
 import chargeapp.app
 from chargeapp.domain.authorization import Inquiry
@@ -13,12 +12,6 @@ from chargeapp.services.access_list import ANY, Entry, count_entries, list_entri
 from chargeapp.storage.database import Database
 
 DRIVER, ELSEWHERE = "a" * 64, "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def entry(driver: str = DRIVER, station: str = STATION, **changes: object) -> Entry:

@@ -1,8 +1,5 @@
 """One decision for each request, made once, whoever is late."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from support.builders import (
     ALLOWED,
@@ -15,7 +12,6 @@ from support.builders import (
     claim_and_take,
     decide,
     facts,
-    new_database,
     only_row,
     rows,
     seconds,
@@ -36,12 +32,6 @@ from chargeapp.storage.models import Tally
 from chargeapp.storage.outbox import LEASE_SECONDS
 
 DENIED = Answer(Decision.NOT_ALLOWED, Reason.BLOCKED, "access_list", tries=2, millis=40)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def begin(database: Database, now=NOW) -> list[Question]:

@@ -237,7 +237,7 @@ def test_the_log_of_the_database_before_is_not_applied_to_the_restored_one(datab
     eventually(lambda: len(rows(database, SessionRequest)) > 20, "nobody writes", 30)
     writer.kill()
     writer.wait()
-    database._gate.close()
+    database._store._gate.close()
     log = database.path.with_name("chargeapp.db-wal")
     assert log.stat().st_size > 0
 

@@ -22,7 +22,6 @@ from support.builders import (
     decide,
     facts,
     just_now,
-    new_database,
     new_runtime,
     only_row,
     record,
@@ -41,12 +40,6 @@ from chargeapp.storage.outbox import LEASE_SECONDS
 from jobs.callbacks import Callbacks as CallbacksWork
 
 GONE = Reply(Outcome.FINAL, 5, 410, "answered 410", "gone")
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 @pytest.fixture(autouse=True)

@@ -35,8 +35,8 @@ from chargeapp.domain.callback import Reply
 from chargeapp.errors import DatabaseUnavailable, PermanentFailure
 from chargeapp.runtime import Runtime
 from chargeapp.services.callback_deliveries import Attempt, Callback
-from chargeapp.storage import database as storage
 from chargeapp.storage import fair_gate, outbox
+from chargeapp.storage import sqlite as storage
 from chargeapp.storage.outbox import Ticket
 from jobs.callbacks import Callbacks as CallbacksWork
 from jobs.consumer import Consumer

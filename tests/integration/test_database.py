@@ -18,14 +18,11 @@ from sqlalchemy.exc import IntegrityError
 from support.builders import NOW, accept, eventually, in_time, new_database, rows, seconds
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
-from chargeapp.storage import database as module
 from chargeapp.storage import fair_gate, heartbeats, schema
-from chargeapp.storage.database import (
-    Database,
-    check_sqlite_version,
-    file_system_of,
-)
+from chargeapp.storage import sqlite as module
+from chargeapp.storage.database import Database
 from chargeapp.storage.models import Base, ChargingSessionRequestOutbox, EventRecord, Heartbeat, SessionRequest
+from chargeapp.storage.sqlite import check_sqlite_version, file_system_of
 
 HOLD = {
     # As our own processes write, and as anybody else's tool does.
@@ -240,7 +237,16 @@ def test_a_kernel_that_does_not_tell_its_mounts_is_not_in_the_way(monkeypatch: p
     assert file_system_of(Path("/")) == ""
 
 
-@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "postgresql://localhost/chargeapp", "chargeapp.db"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:///:memory:",
+        "postgresql+psycopg2://localhost/chargeapp",
+        "mysql://localhost/chargeapp",
+        "chargeapp.db",
+    ],
+)
 def test_a_database_that_processes_cannot_share_is_refused(url: str) -> None:
     with pytest.raises(MisconfiguredError, match="DATABASE_URL"):
         Database(url)

@@ -19,7 +19,6 @@ from support.builders import (
     change,
     decide,
     end,
-    new_database,
     rows,
     seconds,
     the_request,
@@ -41,12 +40,6 @@ __all__ = ["data_dir", "tables"]
 RETENTION = Retention(requests=timedelta(days=30), driver_tokens=timedelta(hours=24))
 DAY = timedelta(hours=24)
 ANOTHER_TOKEN = "ANOTHER-DRIVER-TOKEN-98765"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,9 +4,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from support.builders import (
@@ -20,7 +18,6 @@ from support.builders import (
     claim,
     claim_and_take,
     decide,
-    new_database,
     only_row,
     rows,
     seconds,
@@ -53,12 +50,6 @@ while True:
 database.close()
 print(json.dumps(claimed))
 """
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def put(database: Database, request_id: str, *due: datetime, destination: str = "") -> None:

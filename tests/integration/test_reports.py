@@ -1,8 +1,5 @@
 """Figures say what was done, over all processes."""
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 from support.builders import (
     DELIVERED,
@@ -16,7 +13,6 @@ from support.builders import (
     claim_and_take,
     decide,
     end,
-    new_database,
     seconds,
 )
 
@@ -28,12 +24,6 @@ from chargeapp.storage import heartbeats, outbox, tallies
 from chargeapp.storage.database import Database
 
 ELSEWHERE = "00000000-0000-4000-8000-000000000000"
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def figures(database: Database, now=NOW) -> Figures:

@@ -21,7 +21,6 @@ from support.builders import (
     claim_and_take,
     decide,
     end,
-    new_database,
     new_runtime,
     rows,
     seconds,
@@ -49,12 +48,6 @@ from chargeapp.storage.models import EventRecord, IdempotencyKey, SessionRequest
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
 RETENTION = Retention(requests=30 * DAY, driver_tokens=24 * HOUR)
 LATER = NOW + 30 * DAY + seconds(1)
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def ended(database: Database, number: int = 1, **changes: Any) -> list[str]:

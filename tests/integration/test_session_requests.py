@@ -12,7 +12,6 @@ from support.builders import (
     decide,
     eventually,
     facts,
-    new_database,
     new_request,
     new_runtime,
     only_row,
@@ -35,12 +34,6 @@ from chargeapp.storage.database import Database
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import intake as web_intake
 from chargeapp.web.intake import Intake
-
-
-@pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    with new_database(tmp_path) as database:
-        yield database
 
 
 def ask(database: Database, *wanted: NewRequest, now=NOW, queue_max_size: int = 100) -> list[Acknowledgement | Refusal]:

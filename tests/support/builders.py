@@ -56,8 +56,9 @@ def seconds(number: float) -> timedelta:
 
 
 @contextmanager
-def new_database(directory: Path) -> Iterator[Database]:
-    database = Database(f"sqlite:///{directory / 'chargeapp.db'}")
+def new_database(directory: Path, url: str | None = None) -> Iterator[Database]:
+    """In a file in this directory, unless a URL is given."""
+    database = Database(url or f"sqlite:///{directory / 'chargeapp.db'}")
     schema.upgrade(database)
     yield database
     database.close()

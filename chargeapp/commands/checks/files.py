@@ -13,7 +13,7 @@ from sqlalchemy.exc import ArgumentError
 from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError
-from chargeapp.storage.database import NETWORK_FILE_SYSTEMS, check_sqlite_version, file_system_of
+from chargeapp.storage.sqlite import NETWORK_FILE_SYSTEMS, check_sqlite_version, file_system_of
 
 MEBIBYTE = 1024**2
 FREE_FAIL = 100 * MEBIBYTE

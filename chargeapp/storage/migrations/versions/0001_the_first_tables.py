@@ -70,6 +70,14 @@ def upgrade() -> None:
             "CREATE TRIGGER events_never_change BEFORE UPDATE ON events"
             " BEGIN SELECT RAISE(ABORT, 'events are never changed'); END"
         )
+    else:
+        op.execute(
+            "CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+            " RAISE EXCEPTION 'events are never changed' USING ERRCODE = 'integrity_constraint_violation'; END $$"
+        )
+        op.execute(
+            "CREATE TRIGGER events_never_change BEFORE UPDATE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change()"
+        )
     op.create_table(
         "idempotency_keys",
         sa.Column("caller", sa.Text(), primary_key=True),
@@ -108,6 +116,8 @@ def downgrade() -> None:
     for table in ("heartbeats", "tallies", "access_list", "idempotency_keys", "events", *OUTBOXES):
         op.drop_table(table)
     op.drop_table("charging_session_requests")
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION refuse_change()")
 
 
 def _create_outbox(name: str) -> None:

@@ -9,54 +9,54 @@ from pathlib import Path
 
 import pytest
 
-from chargeapp.storage.wakeups import Wakeups
+from chargeapp.storage.pipes import Pipes
 
 LISTENER = """
 import sys, time
 from pathlib import Path
-from chargeapp.storage.wakeups import Wakeups
-bell = Wakeups(Path(sys.argv[1])).listen("relay")
+from chargeapp.storage.pipes import Pipes
+bell = Pipes(Path(sys.argv[1])).listen("relay")
 print("listening", flush=True)
 time.sleep(60)
 """
 
 
 @pytest.fixture
-def wakeups(tmp_path: Path) -> Wakeups:
-    return Wakeups(tmp_path / "wakeups")
+def wakeups(tmp_path: Path) -> Pipes:
+    return Pipes(tmp_path / "wakeups")
 
 
-def test_nobody_hears_a_ring_without_a_listener(wakeups: Wakeups) -> None:
+def test_nobody_hears_a_ring_without_a_listener(wakeups: Pipes) -> None:
     assert not wakeups.ring("authorization")
 
 
-def test_the_relay_hears_a_ring_for_any_queue(wakeups: Wakeups) -> None:
+def test_the_relay_hears_a_ring_for_any_queue(wakeups: Pipes) -> None:
     with wakeups.listen("relay") as bell:
         assert wakeups.ring("authorization")
         assert bell.wait(1)
 
 
-def test_a_job_that_attends_its_queue_hears_the_ring_instead_of_the_relay(wakeups: Wakeups) -> None:
+def test_a_job_that_attends_its_queue_hears_the_ring_instead_of_the_relay(wakeups: Pipes) -> None:
     with wakeups.listen("relay") as relay, wakeups.listen("callbacks") as job:
         assert wakeups.ring("callbacks")
         assert job.wait(0)
         assert not relay.wait(0)
 
 
-def test_all_listeners_of_a_queue_are_woken(wakeups: Wakeups) -> None:
+def test_all_listeners_of_a_queue_are_woken(wakeups: Pipes) -> None:
     with wakeups.listen("callbacks") as one, wakeups.listen("callbacks") as other:
         wakeups.ring("callbacks")
         assert one.wait(0)
         assert other.wait(0)
 
 
-def test_a_ring_for_another_queue_is_not_heard(wakeups: Wakeups) -> None:
+def test_a_ring_for_another_queue_is_not_heard(wakeups: Pipes) -> None:
     with wakeups.listen("callbacks") as bell:
         assert not wakeups.ring("delivery-events")
         assert not bell.wait(0)
 
 
-def test_many_rings_count_as_one(wakeups: Wakeups) -> None:
+def test_many_rings_count_as_one(wakeups: Pipes) -> None:
     with wakeups.listen("relay") as bell:
         for _ in range(10):
             wakeups.ring("authorization")
@@ -64,7 +64,7 @@ def test_many_rings_count_as_one(wakeups: Wakeups) -> None:
         assert not bell.wait(0)
 
 
-def test_a_ring_never_waits_though_nobody_empties_the_pipe(wakeups: Wakeups) -> None:
+def test_a_ring_never_waits_though_nobody_empties_the_pipe(wakeups: Pipes) -> None:
     with wakeups.listen("relay") as bell:
         os.set_blocking(bell._pipe, False)
         with pytest.raises(BlockingIOError):
@@ -75,7 +75,7 @@ def test_a_ring_never_waits_though_nobody_empties_the_pipe(wakeups: Wakeups) -> 
         assert bell.wait(0)
 
 
-def test_waiting_ends_after_its_time(wakeups: Wakeups) -> None:
+def test_waiting_ends_after_its_time(wakeups: Pipes) -> None:
     with wakeups.listen("relay") as bell:
         began = time.monotonic()
         assert not bell.wait(0.05)
@@ -83,7 +83,7 @@ def test_waiting_ends_after_its_time(wakeups: Wakeups) -> None:
         assert time.monotonic() - began < 1
 
 
-def test_a_closed_listener_leaves_nothing(wakeups: Wakeups, tmp_path: Path) -> None:
+def test_a_closed_listener_leaves_nothing(wakeups: Pipes, tmp_path: Path) -> None:
     with wakeups.listen("relay") as bell:
         pass
 
@@ -92,7 +92,7 @@ def test_a_closed_listener_leaves_nothing(wakeups: Wakeups, tmp_path: Path) -> N
     bell.ring()  # by a thread that ends later
 
 
-def test_the_pipe_of_a_killed_listener_is_cleaned_away(wakeups: Wakeups, tmp_path: Path) -> None:
+def test_the_pipe_of_a_killed_listener_is_cleaned_away(wakeups: Pipes, tmp_path: Path) -> None:
     directory = tmp_path / "wakeups"
     listener = subprocess.Popen([sys.executable, "-c", LISTENER, directory], stdout=subprocess.PIPE)
     assert listener.stdout is not None
@@ -106,7 +106,7 @@ def test_the_pipe_of_a_killed_listener_is_cleaned_away(wakeups: Wakeups, tmp_pat
     assert list(directory.iterdir()) == []
 
 
-def test_a_queue_is_attended_while_somebody_listens(wakeups: Wakeups) -> None:
+def test_a_queue_is_attended_while_somebody_listens(wakeups: Pipes) -> None:
     assert not wakeups.attended("callbacks")
     with wakeups.listen("callbacks"):
         assert wakeups.attended("callbacks")
@@ -114,7 +114,7 @@ def test_a_queue_is_attended_while_somebody_listens(wakeups: Wakeups) -> None:
     assert not wakeups.attended("callbacks")
 
 
-def test_only_the_owner_may_ring(wakeups: Wakeups, tmp_path: Path) -> None:
+def test_only_the_owner_may_ring(wakeups: Pipes, tmp_path: Path) -> None:
     with wakeups.listen("relay"):
         (pipe,) = (tmp_path / "wakeups").iterdir()
         assert stat.S_IMODE(pipe.stat().st_mode) == 0o600
@@ -124,11 +124,11 @@ def test_only_the_owner_may_ring(wakeups: Wakeups, tmp_path: Path) -> None:
 def test_a_ring_in_a_place_that_is_no_directory_is_not_heard_and_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / "wakeups").write_text("in the way")
 
-    assert not Wakeups(tmp_path / "wakeups").ring("authorization")
+    assert not Pipes(tmp_path / "wakeups").ring("authorization")
 
 
 def test_a_listener_that_leaves_while_it_is_rung_costs_only_the_ring(
-    wakeups: Wakeups, monkeypatch: pytest.MonkeyPatch
+    wakeups: Pipes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bell = wakeups.listen("callbacks")
     open_pipe = os.open
@@ -138,6 +138,6 @@ def test_a_listener_that_leaves_while_it_is_rung_costs_only_the_ring(
         bell.close()
         return pipe
 
-    monkeypatch.setattr("chargeapp.storage.wakeups.os.open", open_and_see_it_leave)
+    monkeypatch.setattr("chargeapp.storage.pipes.os.open", open_and_see_it_leave)
 
     assert wakeups.ring("callbacks") is False
