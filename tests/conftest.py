@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.builders import new_database
-from support.postgres_server import PostgresServer, find_postgres
+from support.postgres_server import PostgresServer, needed_postgres
 
 from chargeapp.config import ALIASES, Settings
 from chargeapp.storage.database import Database
@@ -28,10 +28,7 @@ def no_settings_from_outside() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One server for the whole run; each test has a database of its own."""
-    programs = find_postgres()
-    if programs is None:
-        pytest.skip("PostgreSQL is not installed. On Debian or Ubuntu: sudo apt-get install postgresql")
-    with PostgresServer(programs) as server:
+    with PostgresServer(needed_postgres()) as server:
         yield server
 
 

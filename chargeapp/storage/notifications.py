@@ -79,13 +79,11 @@ class Notifications:
     def listen(self, name: str) -> Iterator["NotifiedBell"]:
         bell = NotifiedBell(self, name)
         with self._lock:
-            known = name in self._names()
-            self._bells.append(bell)
-            # A new connection listens to all of them.
             if self._connection is None:
                 self._call()
-            elif not known:
+            if name not in self._names():
                 self._say(JOIN, name)
+            self._bells.append(bell)
         try:
             yield bell
         finally:

@@ -12,6 +12,7 @@ from itertools import count
 from pathlib import Path
 
 import psycopg
+import pytest
 from psycopg import sql
 
 from chargeapp.storage import schema
@@ -19,7 +20,8 @@ from chargeapp.storage.database import Database
 from support.builders import eventually
 
 USER = "chargeapp"
-TEMPLATE = "migrated"
+EMPTY = "template1"
+MIGRATED = "migrated"
 numbers = count()
 
 
@@ -28,6 +30,14 @@ def find_postgres() -> Path | None:
     debian = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda each: float(each.parts[4]))
     found = str(debian[-1]) if debian else shutil.which("initdb")
     return Path(found).parent if found else None
+
+
+def needed_postgres() -> Path:
+    """The same, for tests that cannot do without."""
+    programs = find_postgres()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed. On Debian or Ubuntu: sudo apt-get install postgresql")
+    return programs
 
 
 class PostgresServer:
@@ -47,22 +57,17 @@ class PostgresServer:
         return f"postgresql://{USER}@/{database}?host={self.directory}"
 
     @contextmanager
-    def new_database(self) -> Iterator[str]:
-        """The URL of one that has all tables."""
+    def new_database(self, template: str = MIGRATED) -> Iterator[str]:
+        """The URL of one that has all tables, or with `EMPTY` none."""
         name = f"test_{next(numbers)}"
-        with self._connection() as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*map(sql.Identifier, (name, TEMPLATE))))
-            yield self.url(name)
-            # Processes that a test killed may not have gone yet.
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+        self._run(sql.SQL("CREATE DATABASE {} TEMPLATE {}"), name, template)
+        yield self.url(name)
+        # Processes that a test killed may not have gone yet.
+        self._run(sql.SQL("DROP DATABASE {} WITH (FORCE)"), name)
 
-    @contextmanager
-    def empty_database(self) -> Iterator[str]:
-        with self._connection() as admin:
-            name = f"test_{next(numbers)}"
-            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-            yield self.url(name)
-            admin.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+    def _run(self, statement: sql.SQL, *names: str) -> None:
+        with psycopg.connect(self.url("postgres"), autocommit=True) as admin:
+            admin.execute(statement.format(*map(sql.Identifier, names)))
 
     def start(self) -> None:
         # Nothing but the machine could lose what is not synced, so tests need not wait for the disk.
@@ -78,10 +83,14 @@ class PostgresServer:
             self._process.wait(30)
             self._process = None
 
-    @property
-    def pid(self) -> int:
-        assert self._process
-        return self._process.pid
+    @contextmanager
+    def stopped(self, pid: int) -> Iterator[None]:
+        """One of its processes is held still."""
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def _initialize(self) -> None:
         words = ["-D", str(self._data), "-U", USER, "--auth=trust", "--encoding=UTF8", "--no-sync"]
@@ -102,14 +111,11 @@ class PostgresServer:
                 extra_groups=[] if self._owner else None,
             )
 
-    def _connection(self) -> "psycopg.Connection[tuple[object, ...]]":
-        return psycopg.connect(self.url("postgres"), autocommit=True)
-
     def _answers(self) -> bool:
         assert self._process
         assert self._process.poll() is None, (self.directory / "log").read_text()
         try:
-            self._connection().close()
+            psycopg.connect(self.url("postgres")).close()
         except psycopg.OperationalError:
             return False
         return True
@@ -117,9 +123,8 @@ class PostgresServer:
     def __enter__(self) -> "PostgresServer":
         self._initialize()
         self.start()
-        with self._connection() as admin:
-            admin.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-        template = Database(self.url(TEMPLATE))
+        self._run(sql.SQL("CREATE DATABASE {}"), MIGRATED)
+        template = Database(self.url(MIGRATED))
         schema.upgrade(template)
         template.close()
         return self
