@@ -137,6 +137,15 @@ class Database:
         self._store.close()
 
 
+def data_file(url: str) -> Path | None:
+    """What a DATABASE_URL names; None for a server, and for what is no URL. Connects to nothing."""
+    try:
+        found = make_url(url)
+    except ArgumentError:
+        return None
+    return Path(found.database) if found.get_backend_name() == "sqlite" and found.database else None
+
+
 def is_database_trouble(error: Exception) -> bool:
     """Locked, full, read-only, gone or damaged is the database's trouble; everything else is a fault of ours."""
     if getattr(getattr(error, "orig", None), "sqlstate", None) in NOT_AS_NEEDED:

@@ -1,5 +1,6 @@
 """PostgreSQL: writers side by side, on any number of hosts; what one has claimed, the others skip."""
 
+import select
 from collections.abc import Generator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any, TypeVar
 
 import psycopg
 from sqlalchemy import URL, Connection, create_engine, event, text
+from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.notifications import Notifications
@@ -60,6 +62,12 @@ class PostgresServer:
         self.readers = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._notifications = Notifications(self.engine, self._connect)
+
+        @event.listens_for(self.engine, "checkout")
+        def look(connection: psycopg.Connection[Any], *_: object) -> None:
+            # One that was idle has something to say only if the server closed it meanwhile; asking would cost a trip.
+            if select.select([connection], [], [], 0)[0]:
+                raise DisconnectionError
 
         @event.listens_for(self.engine, "begin")
         def begin(connection: Connection) -> None:

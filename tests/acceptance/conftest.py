@@ -7,6 +7,7 @@ import pytest
 from aftermath import Aftermath, kill_a_worker_in_a_burst
 from deployment import Deployment
 from servers import Receiver
+from support.postgres_server import PostgresServer
 
 LOG_SHOWN = 5_000
 
@@ -23,10 +24,22 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     return lambda: tmp_path_factory.mktemp("deployment")
 
 
+@pytest.fixture
+def chargeapp(request: pytest.FixtureRequest) -> Deployment:
+    """Everything by default, for tests that disturb nobody; on another database if they ask for it."""
+    found: Deployment = request.getfixturevalue(f"chargeapp_on_{getattr(request, 'param', 'sqlite')}")
+    return found
+
+
 @pytest.fixture(scope="session")
-def chargeapp(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
-    """Everything by default, for tests that disturb nobody."""
+def chargeapp_on_sqlite(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
     with Deployment(data_dir()) as deployment:
+        yield deployment.up()
+
+
+@pytest.fixture(scope="session")
+def chargeapp_on_postgresql(data_dir: Callable[[], Path], postgres: PostgresServer) -> Iterator[Deployment]:
+    with postgres.new_database() as url, Deployment(data_dir(), DATABASE_URL=url) as deployment:
         yield deployment.up()
 
 

@@ -11,6 +11,7 @@ from standardwebhooks import Webhook
 
 from chargeapp import __version__
 
+pytestmark = pytest.mark.parametrize("chargeapp", ["sqlite", "postgresql"], indirect=True)
 numbers = count()
 
 

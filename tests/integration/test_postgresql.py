@@ -174,6 +174,17 @@ def test_a_server_that_was_restarted_is_found_again(
     assert [each.request_id for each in rows(own_database, Requests)] == accepted
 
 
+def test_a_restart_that_nobody_saw_costs_nobody_a_failure(own_database: Database, own_server: PostgresServer) -> None:
+    with own_database.reading() as one, own_database.reading() as other:
+        one.scalar(text("SELECT 1"))
+        other.scalar(text("SELECT 1"))
+    own_server.stop()
+    own_server.start()
+
+    beat(own_database)
+    accept(own_database)
+
+
 def test_a_connection_that_was_cut_in_a_transaction_is_the_databases_trouble(database: Database) -> None:
     def cut_itself(session: Session) -> None:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))

@@ -7,7 +7,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chargeapp.clock import utcnow
 from chargeapp.commands.checks import Finding, fail, ok, warn
-from chargeapp.commands.checks.files import database_directory
+from chargeapp.commands.checks.files import is_to_be_made
 from chargeapp.commands.opened import check_tables
 from chargeapp.config import Settings
 from chargeapp.errors import ChargeappError
@@ -21,7 +21,7 @@ SOON = timedelta(days=7)
 
 def check_access(runtime: Runtime) -> Iterator[Finding]:
     """Says nothing where the database does not work: another check tells of that."""
-    if not database_directory(runtime.settings).is_dir():
+    if is_to_be_made(runtime.settings):
         return
     try:
         check_tables(runtime.database)

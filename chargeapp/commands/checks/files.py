@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
 from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError
+from chargeapp.storage.database import data_file
 from chargeapp.storage.sqlite import NETWORK_FILE_SYSTEMS, check_sqlite_version, file_system_of
 
 MEBIBYTE = 1024**2
@@ -22,24 +21,23 @@ FORGETFUL_FILE_SYSTEMS = frozenset({"tmpfs", "ramfs"})
 
 
 def check_files(settings: Settings) -> Iterator[Finding]:
-    yield sqlite_version(sqlite.sqlite_version_info)
+    file = data_file(settings.resolved_database_url)
+    if file is not None:
+        yield sqlite_version(sqlite.sqlite_version_info)
     directory = settings.chargeapp_data_dir
     if not directory.is_dir():
         yield fail("data directory", f"{directory} does not exist", "chargeapp db upgrade makes it")
         return
     yield permissions(directory)
-    if (directory := database_directory(settings)).is_dir():
-        yield file_system(directory, file_system_of(directory))
-        yield free_space(shutil.disk_usage(directory).free)
+    if file is not None and file.parent.is_dir():
+        yield file_system(file.parent, file_system_of(file.parent))
+        yield free_space(shutil.disk_usage(file.parent).free)
 
 
-def database_directory(settings: Settings) -> Path:
-    """Where the database is or will be; the data directory if DATABASE_URL does not tell."""
-    try:
-        path = make_url(settings.resolved_database_url).database
-    except ArgumentError:
-        path = None
-    return Path(path).parent if path else settings.chargeapp_data_dir
+def is_to_be_made(settings: Settings) -> bool:
+    """Whether the database will be in a directory that is not there yet; connecting would make it."""
+    file = data_file(settings.resolved_database_url)
+    return file is not None and not file.parent.is_dir()
 
 
 def sqlite_version(version: tuple[int, int, int]) -> Finding:

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from chargeapp import reports
 from chargeapp.clock import utcnow
 from chargeapp.commands.checks import Finding, fail, ok, warn
-from chargeapp.commands.checks.files import database_directory
+from chargeapp.commands.checks.files import is_to_be_made
 from chargeapp.commands.opened import check_tables
 from chargeapp.config import Settings
 from chargeapp.errors import ChargeappError, MisconfiguredError
@@ -18,6 +18,8 @@ from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
 from chargeapp.storage.database import Database
 
+FILE_ADVICE = "stop what holds or damaged the file; restore a backup if it is damaged"
+SERVER_ADVICE = "start the server, or correct DATABASE_URL"
 SLOW_COMMIT_SECONDS = 0.5
 SKEW_SECONDS = 2.0
 NEARLY_FULL = 0.9
@@ -26,25 +28,23 @@ LATE_SECONDS = 10.0
 
 
 def check_records(runtime: Runtime) -> Iterator[Finding]:
-    if not database_directory(runtime.settings).is_dir():
+    if is_to_be_made(runtime.settings):
         yield fail("database", "does not exist yet", "chargeapp db upgrade")
         return
     try:
         check_tables(runtime.database)
         seconds = commit(runtime.database)
         with runtime.database.reading() as session:
+            product = named(session)
             findings = list(_from_database(session, runtime.settings, utcnow()))
     except MisconfiguredError as error:
         found, _, advice = str(error).partition(". ")
         yield fail("database", found, advice or "correct DATABASE_URL")
     except (ChargeappError, SQLAlchemyError) as error:
-        yield fail(
-            "database",
-            str(getattr(error, "orig", error)),
-            "stop what holds or damaged the file; restore a backup if it is damaged",
-        )
+        in_a_file = runtime.database.path is not None
+        yield fail("database", str(getattr(error, "orig", error)), FILE_ADVICE if in_a_file else SERVER_ADVICE)
     else:
-        yield database_speed(seconds)
+        yield database_speed(seconds, product)
         yield from findings
 
 
@@ -57,8 +57,14 @@ def commit(database: Database) -> float:
     return time.monotonic() - began
 
 
-def database_speed(seconds: float) -> Finding:
-    found = f"tables are up to date; a commit took {seconds * 1000:.0f} ms"
+def named(session: Session) -> str:
+    """What keeps the data, and its version."""
+    dialect = session.connection().dialect
+    return f"{dialect.name} {'.'.join(map(str, dialect.server_version_info or ()))}"
+
+
+def database_speed(seconds: float, product: str) -> Finding:
+    found = f"{product}: tables are up to date; a commit took {seconds * 1000:.0f} ms"
     if seconds > SLOW_COMMIT_SECONDS:
         return warn("database", found, "look for a slow disk, or a process that writes for too long")
     return ok("database", found)
