@@ -90,7 +90,7 @@ class Settings:
     web_threads: int = setting(8, whole(1, 256), "threads in each of them")
     chargeapp_data_dir: Path = setting(Path("var"), kinds.String(), "database, sockets and generated secrets")
     database_url: str | None = setting(
-        None, kinds.String(), "SQLAlchemy URL; default: SQLite in the data directory", secret=True
+        None, kinds.String(), "`sqlite:////…` or `postgresql://…`; default: SQLite in the data directory", secret=True
     )
     redis_url: str | None = setting(
         None, kinds.String(), "Redis to use; default: `chargeapp up` starts its own on a private socket", secret=True
