@@ -68,6 +68,11 @@ def count_undecided(session: Session, most: int) -> int:
     return int(found.number)
 
 
+def by_id(session: Session, request_id: str) -> SessionRequest | None:
+    # PostgreSQL refuses to look for what it cannot store.
+    return None if "\0" in request_id else session.get(SessionRequest, request_id)
+
+
 def find(session: Session, ids: Collection[str]) -> dict[str, Any]:
     return {row.id: row for row in ANY_ROWS.rows(session, {"ids": list(ids)})}
 

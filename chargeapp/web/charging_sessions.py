@@ -16,7 +16,7 @@ from chargeapp.security.api_keys import Scope
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.redeliveries import redeliver
 from chargeapp.services.session_requests import NewRequest
-from chargeapp.storage.models import SessionRequest
+from chargeapp.storage import requests
 from chargeapp.web.auth import current_caller, requires
 from chargeapp.web.intake import Intake
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
@@ -69,7 +69,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @requires(Scope.READ, Scope.OPERATE)
     def show(request_id: str) -> Response:
         with runtime.database.reading() as session:
-            found = session.get(SessionRequest, request_id)
+            found = requests.by_id(session, request_id)
             if found is None or not current_caller().may_see(found.caller):
                 raise NotFound
             return jsonify(reports.summary(found) | {"timeline": reports.timeline(session, request_id)})
@@ -94,7 +94,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @requires(Scope.SUBMIT, Scope.OPERATE)
     def send_again(request_id: str) -> tuple[Response, int]:
         with runtime.database.writing() as session:
-            found = session.get(SessionRequest, request_id)
+            found = requests.by_id(session, request_id)
             if found is None or not current_caller().may_see(found.caller):
                 raise NotFound
             redeliver(session, found, settings.request_ttl_seconds, utcnow())

@@ -12,7 +12,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
 from chargeapp.services.console_sessions import begin_session, end_session
 from chargeapp.services.redeliveries import redeliver, why_not
-from chargeapp.storage.models import SessionRequest
+from chargeapp.storage import requests
 from chargeapp.transport.rq_transport import BrokerUnavailable
 from chargeapp.web.auth import current_caller, for_logging_in, for_operators, known_caller, open_to_everybody
 from chargeapp.web.console_acts import note
@@ -55,7 +55,7 @@ def console(runtime: Runtime) -> Blueprint:
     @for_operators
     def show(request_id: str) -> ResponseReturnValue:
         with runtime.database.reading() as session:
-            found = session.get(SessionRequest, request_id)
+            found = requests.by_id(session, request_id)
             if found is None:
                 raise NotFound
             return render_template(
@@ -69,7 +69,7 @@ def console(runtime: Runtime) -> Blueprint:
     @for_operators
     def send_again(request_id: str) -> ResponseReturnValue:
         with runtime.database.writing() as session:
-            found = session.get(SessionRequest, request_id)
+            found = requests.by_id(session, request_id)
             if found is None:
                 raise NotFound
             redeliver(session, found, settings.request_ttl_seconds, utcnow())
