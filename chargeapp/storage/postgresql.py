@@ -66,7 +66,7 @@ class PostgresServer:
         @event.listens_for(self.engine, "checkout")
         def look(connection: psycopg.Connection[Any], *_: object) -> None:
             # One that was idle has something to say only if the server closed it meanwhile; asking would cost a trip.
-            if select.select([connection], [], [], 0)[0]:
+            if connection.closed or select.select([connection], [], [], 0)[0]:
                 raise DisconnectionError
 
         @event.listens_for(self.engine, "begin")

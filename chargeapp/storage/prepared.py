@@ -40,8 +40,9 @@ class Prepared:
         connection = session.connection()
         form = self._form(connection.dialect, parameters)
         cursor = run_on_driver(connection, form.sql, form.bound(parameters))
+        changed = int(cursor.rowcount)
         cursor.close()
-        return int(cursor.rowcount)
+        return changed
 
     def change_each(self, session: Session, parameters: Collection[Parameters]) -> None:
         """Once for each of `parameters`, which all have the same names and no list."""
