@@ -114,6 +114,8 @@ def run_on_driver(connection: Connection, sql: str, parameters: Any = (), *, man
         else:
             cursor.execute(sql, parameters)
     except driver.Error as error:
+        if connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor):
+            connection.invalidate(error)
         raise DBAPIError.instance(
             sql, None, error, driver.Error, hide_parameters=True, dialect=connection.dialect
         ) from error
