@@ -11,7 +11,7 @@ import redis
 
 from chargeapp import reports
 from chargeapp.clock import utcnow
-from chargeapp.commands.checks.files import database_directory
+from chargeapp.commands.checks.files import is_to_be_made
 from chargeapp.commands.checks.records import LATE_SECONDS, NEARLY_FULL, commit
 from chargeapp.commands.opened import check_tables
 from chargeapp.config import Settings
@@ -82,7 +82,7 @@ def look(runtime: Runtime) -> Overview:
 
 def _check_database(runtime: Runtime) -> None:
     """Raises MisconfiguredError or DatabaseUnavailable; makes no file or directory."""
-    if not database_directory(runtime.settings).is_dir():
+    if is_to_be_made(runtime.settings):
         raise MisconfiguredError("There is no database yet. Make it: chargeapp db upgrade")
     check_tables(runtime.database)
     commit(runtime.database)

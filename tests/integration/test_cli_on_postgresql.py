@@ -70,3 +70,9 @@ def test_purge_works_as_on_sqlite(url: str) -> None:
     ended = chargeapp("purge", "--json")
 
     assert json.loads(ended.out) == {"requests": 0, "driver_tokens": 0, "idempotency_keys": 0}
+
+
+def test_status_tells_of_the_tables(url: str) -> None:
+    assert "chargeapp db upgrade" in chargeapp("status").out
+    chargeapp("db", "upgrade")
+    assert "chargeapp db upgrade" not in chargeapp("status").out
