@@ -121,13 +121,14 @@ class Consumer(Generic[Task, Result]):
     def _transact(self, claim: int) -> None:
         """Record what came in, begin with the job's own rows, claim up to `claim` more: all or nothing."""
         results, tickets = self._results, self._tickets
-        now, lease_ends = utcnow(), time.monotonic() + outbox.LEASE_SECONDS
+        lease_ends = time.monotonic() + outbox.LEASE_SECONDS
         try:
             # Without a result nothing was promised to anybody: lost with the power, it is done again as a whole.
             with self._database.writing(durable=bool(results)) as session:
                 if results:
                     # Now that it is this process's turn: whatever came in while it waited for that comes along.
                     self._collect()
+                now = utcnow()
                 self._record(session, results, now)
                 self._give_up(session, now)
                 outbox.release(session, self._outbox, self._given_back, now)
@@ -220,6 +221,8 @@ class Consumer(Generic[Task, Result]):
 
     def _bury(self, session: Session, ticket: Ticket, error: Exception, now: datetime) -> None:
         request_id = outbox.bury(session, self._outbox, ticket, type(error).__name__, now)
+        if request_id is None:
+            return  # Somebody else has it by now.
         log.error(
             "Row buried",
             action="row_buried",

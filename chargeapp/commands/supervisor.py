@@ -17,7 +17,8 @@ from chargeapp.logs import get_logger
 log = get_logger()
 
 PR_SET_PDEATHSIG = 1
-RELIABLE_AFTER_SECONDS = 10.0
+# Longer than a start takes: what worked once and died starts again at once.
+RELIABLE_AFTER_SECONDS = 3.0
 LONGEST_DELAY_SECONDS = 5.0
 LAST_STOP_SECONDS = 2.0
 

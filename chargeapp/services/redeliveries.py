@@ -37,6 +37,7 @@ def redeliver_all(
 ) -> dict[str, Obstacle | None]:
     """The same for many; says of each, by its id, why it was left alone."""
     take_turn(session, RETENTION)
+    requests = {request.id: request for request in requests}.values()
     found: dict[str, Obstacle | None] = {request.id: Obstacle.REMOVED for request in requests}
     found |= obstacles(session, _anew(session, requests))
     wanted = [request for request in requests if found[request.id] is None]

@@ -5,7 +5,8 @@ figures). What stays SQLAlchemy's: the statement, its spelling for each database
 """
 
 from collections import namedtuple
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import Connection, Dialect
@@ -28,35 +29,43 @@ class Prepared:
         return self.rows_on(session.connection(), parameters)
 
     def rows_on(self, connection: Connection, parameters: Parameters) -> list[Any]:
-        form = self._form(connection.dialect, parameters)
-        cursor = run_on_driver(connection, form.sql, form.bound(parameters))
-        try:
-            return form.read(cursor.fetchall())
-        finally:
-            cursor.close()
+        form, parameters = self._form(connection.dialect, parameters)
+        with _cursor(connection, form.sql) as cursor:
+            cursor.execute(form.sql, form.bound(parameters))
+            found = cursor.fetchall()
+        return form.read(found)
 
     def change(self, session: Session, parameters: Parameters) -> int:
         """Returns how many rows were changed."""
         connection = session.connection()
-        form = self._form(connection.dialect, parameters)
-        cursor = run_on_driver(connection, form.sql, form.bound(parameters))
-        changed = int(cursor.rowcount)
-        cursor.close()
-        return changed
+        form, parameters = self._form(connection.dialect, parameters)
+        with _cursor(connection, form.sql) as cursor:
+            cursor.execute(form.sql, form.bound(parameters))
+            return int(cursor.rowcount)
 
     def change_each(self, session: Session, parameters: Collection[Parameters]) -> None:
         """Once for each of `parameters`, which all have the same names and no list."""
         if parameters:
             connection = session.connection()
-            form = self._form(connection.dialect, next(iter(parameters)))
-            run_on_driver(connection, form.sql, [form.bound(each) for each in parameters], many=True).close()
+            form, _ = self._form(connection.dialect, next(iter(parameters)))
+            with _cursor(connection, form.sql) as cursor:
+                cursor.executemany(form.sql, [form.bound(each) for each in parameters])
 
-    def _form(self, dialect: Dialect, parameters: Parameters) -> "_Form":
-        key = (dialect.name, *((name, len(each)) for name, each in parameters.items() if isinstance(each, list)))
+    def _form(self, dialect: Dialect, parameters: Parameters) -> "tuple[_Form, Parameters]":
+        """With lists of 1, 2, 4, 8, ... elements only, so that there are few forms: the last one is repeated."""
+        lists = {name: each for name, each in parameters.items() if isinstance(each, list)}
+        if lists:
+            lists = {name: each + each[-1:] * (_room_for(len(each)) - len(each)) for name, each in lists.items()}
+            parameters = {**parameters, **lists}
+        key = (dialect.name, *parameters, *map(len, lists.values()))
         form = self._forms.get(key)
         if form is None:
             form = self._forms[key] = _Form(self._statement, dialect, parameters)
-        return form
+        return form, parameters
+
+
+def _room_for(number: int) -> int:
+    return 1 << (number - 1).bit_length() if number else 0
 
 
 class _Form:
@@ -70,12 +79,12 @@ class _Form:
         self._positional = compiled.positional
         lists = spelled.parameter_expansion.items()
         elements = {place: (name, at) for name, places in lists for at, place in enumerate(places)}
-        self._takes: list[tuple[str, str, int | None, Convert | None, Any]] = []
-        constants = compiled.construct_params(_check=False)
+        self._takes: list[tuple[str, str, int | None, Convert | None]] = []
+        self._constants = {name: bind.effective_value for name, bind in compiled.binds.items() if not bind.required}
         for place in spelled.positiontup or spelled.parameters:
             name, at = elements.get(place, (place, None))
             convert = compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
-            self._takes.append((place, name, at, convert, constants.get(name)))
+            self._takes.append((place, name, at, convert))
         columns = list(statement.exported_columns)
         row: Any = namedtuple("Row", [each.name for each in columns])  # type: ignore[misc]
         self._row: Convert = row._make
@@ -87,8 +96,9 @@ class _Form:
 
     def bound(self, parameters: Parameters) -> Any:
         values = []
-        for _, name, at, convert, constant in self._takes:
-            value = parameters.get(name, constant) if at is None else parameters[name][at]
+        for _, name, at, convert in self._takes:
+            value = parameters[name] if name in parameters else self._constants[name]
+            value = value if at is None else value[at]
             values.append(convert(value) if convert is not None else value)
         if self._positional:
             return values
@@ -104,19 +114,23 @@ class _Form:
         return rows
 
 
-def run_on_driver(connection: Connection, sql: str, parameters: Any = (), *, many: bool = False) -> Any:
-    """The driver's cursor; raises what SQLAlchemy would."""
+def run_on_driver(connection: Connection, sql: str) -> None:
+    with _cursor(connection, sql) as cursor:
+        cursor.execute(sql)
+
+
+@contextmanager
+def _cursor(connection: Connection, sql: str) -> Iterator[Any]:
+    """The driver's; raises what SQLAlchemy would."""
     driver: Any = connection.dialect.loaded_dbapi
     cursor = connection.connection.cursor()
     try:
-        if many:
-            cursor.executemany(sql, parameters)
-        else:
-            cursor.execute(sql, parameters)
+        yield cursor
     except driver.Error as error:
         if connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor):
             connection.invalidate(error)
         raise DBAPIError.instance(
             sql, None, error, driver.Error, hide_parameters=True, dialect=connection.dialect
         ) from error
-    return cursor
+    finally:
+        cursor.close()

@@ -125,7 +125,7 @@ def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         reading = connection.get_execution_options().get("read_only")
-        run_on_driver(connection, "BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE").close()
+        run_on_driver(connection, "BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
 
     return engine
 

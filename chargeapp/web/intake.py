@@ -68,13 +68,12 @@ class Intake:
         except Exception as error:
             together = together or self._all_waiting()
             answers = [error] * len(together)
-        # First, so that the decision is on its way while the answer is being written.
-        self._runtime.wakeups.ring(AUTHORIZATION.queue)
         with self._changed:
             for each, answer in zip(together, answers, strict=True):
                 each.answer = answer
             self._committing = False
             self._changed.notify_all()
+        self._runtime.wakeups.ring(AUTHORIZATION.queue)
 
     def _all_waiting(self) -> list[Waiting]:
         with self._changed:

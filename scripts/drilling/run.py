@@ -25,7 +25,7 @@ from drilling.receiver import Manners, ReceiverProcess
 from drilling.records import Records, read_records
 from drilling.report import Check, Report
 
-CALLBACK_TIMEOUT_SECONDS = 2.0
+CALLBACK_TIMEOUT_SECONDS = 1.0
 # A worker makes at most three quarters of its calls to one destination at the same time.
 THREADS = 8
 CALLS_UNDER_WAY = THREADS * 3 // 4

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 from sqlalchemy import bindparam, insert, select, update
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError, OperationalError
 from sqlalchemy.orm import Session
 from support.builders import NOW, accept, new_database
 
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import ChargingSessionRequestOutbox, SessionRequest, Tally
 from chargeapp.storage.prepared import Prepared, run_on_driver
@@ -86,3 +87,27 @@ def test_what_was_changed_is_gone_with_the_transaction(tmp_path: Path) -> None:
             change(database)
         with database.reading() as session:
             assert len(BY_ID.rows(session, {"ids": [1]})) == 1
+
+
+def test_a_parameter_that_is_missing_is_not_taken_for_null(session: Session) -> None:
+    due = Prepared(select(ROWS.c.id).where(ROWS.c.due_at <= bindparam("now", type_=ROWS.c.due_at.type)))
+    assert len(due.rows(session, {"now": NOW})) == 3
+
+    with pytest.raises(InvalidRequestError, match="'now'"):
+        due.rows(session, {})
+
+
+def test_what_is_found_damaged_while_reading_is_raised_as_sqlalchemy_does(tmp_path: Path) -> None:
+    with new_database(tmp_path) as database:
+        accept(database, 300)
+        database.checkpoint()
+        path = database.path
+    assert path is not None
+    with path.open("r+b") as file:
+        for page in range(8, file.seek(0, 2) // 4096):
+            file.seek(page * 4096)
+            file.write(b"\xff" * 64)
+    damaged = Database(f"sqlite:///{path}")
+    with pytest.raises(DatabaseUnavailable), damaged.reading() as session:
+        BY_ID.rows(session, {"ids": list(range(1, 301))})
+    damaged.close()
