@@ -13,6 +13,12 @@ from chargeapp.domain.charging_session import new_request_id
 # Less than a day: the driver tokens of older requests would fall due to be erased in the middle of a measurement.
 SPREAD = timedelta(hours=20)
 AT_ONCE = 20_000
+# Other drivers at a thousand stations, each request with a key of its own.
+DIFFERENT = {
+    "token_hash": "lower(hex(randomblob(32)))",
+    "station_id": "printf('123e4567-e89b-12d3-a456-%012d', copies.seconds % 1000)",
+    "key": "copies.id",
+}
 REQUESTS = "charging_session_requests"
 SHIFTED = "strftime('%Y-%m-%d %H:%M:%f', {column}, '-' || copies.seconds || ' seconds') || '000'"
 TALLIES = """
@@ -89,8 +95,8 @@ def _copy(connection: Any, table: str, columns: dict[str, str], key: str) -> Non
         column = f"some.{name}"
         if name == key:
             values.append("copies.id")
-        elif name == "key":
-            values.append(f"{column} || copies.id")
+        elif name in DIFFERENT:
+            values.append(DIFFERENT[name])
         elif type_ == "JSON":
             values.append(f"replace({column}, copies.source, copies.id)")
         elif type_ == "DATETIME":

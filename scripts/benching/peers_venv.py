@@ -2,17 +2,19 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 LOCK = Path(__file__).with_name("peers.lock")
 
 
-def peers_bin(cache: Path) -> Path:
+def peers_bin(cache: Path, say: Callable[[str], None]) -> Path:
     """The folder with their programs; installs them when they, or the interpreter, have changed."""
     folder = cache / "peers"
     made_of = f"{Path(sys.executable).resolve()}\n{folder.resolve()}\n{LOCK.read_text()}"
     stamp = folder / "installed-from"
     if not stamp.exists() or stamp.read_text() != made_of:
+        say("Installing the peers (about a minute, the first time only) ...")
         _run(sys.executable, "-m", "venv", "--clear", folder)
         _run(folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", LOCK)
         stamp.write_text(made_of)

@@ -40,8 +40,7 @@ class Workbench:
     @cached_property
     def peers(self) -> Path:
         """The folder of the peers' programs."""
-        self.display.say("Installing the peers, unless they are there ...")
-        return peers_bin(CACHE)
+        return peers_bin(CACHE, self.display.say)
 
 
 @contextmanager
