@@ -1,6 +1,7 @@
 """The command line of the bench."""
 
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -88,9 +89,10 @@ def add(name: str, help_: str, wanted: tuple[Measurement, ...], default_out: Pat
             click.echo("Stopped, and everything it had started with it.", err=True)
             sys.exit(130)
         out = out or (None if quick else default_out)
-        if out:
+        if out and report.results:
             report.write(out)
         click.echo(report.as_json() if as_json else report.as_text())
+        sys.exit(bool(report.failures))
 
 
 def run(wanted: tuple[Measurement, ...], quick: bool) -> Report:
@@ -98,11 +100,17 @@ def run(wanted: tuple[Measurement, ...], quick: bool) -> Report:
     display = Display()
     with workbench(QUICK if quick else FULL, display) as bench:
         machine = describe(bench.new_folder())
-        results = []
+        results: list[Result] = []
+        failures: dict[str, str] = {}
         for number, each in enumerate(wanted, start=1):
             display.say(f"{number} of {len(wanted)}: {each.name}, after {time.monotonic() - began:.0f} s")
-            results.append(each.measure(bench))
-    return Report(f"{datetime.now(UTC):%Y-%m-%d}", time.monotonic() - began, quick, machine, results)
+            try:
+                results.append(each.measure(bench))
+            except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+                # The others are measured all the same: a run takes long.
+                failures[each.name] = str(error)
+                display.say(f"{each.name} failed: {error}")
+    return Report(f"{datetime.now(UTC):%Y-%m-%d}", time.monotonic() - began, quick, machine, results, failures)
 
 
 for each in MEASUREMENTS:

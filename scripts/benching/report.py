@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from benching.result import Result, Row, Target
@@ -19,8 +19,8 @@ HEAD = """\
 
 Made by `scripts/bench`, which measures chargeapp beside its peers on one machine in one run. Figures of different
 machines cannot be compared; the ratios can. The peers do the same job as most Python teams would build it, without an
-outbox: what they promise less, they may do faster. chargeapp has every step on disk before the next one, with SQLite's
-`synchronous=FULL`.
+outbox: what they promise less, they may do faster. chargeapp commits each step to disk with SQLite's
+`synchronous=FULL`, but for claims, which are simply made again.
 
 Everything is written anew by each run but the notes on targets, which are kept.
 """
@@ -33,6 +33,8 @@ class Report:
     quick: bool
     machine: Mapping[str, str]
     results: Sequence[Result]
+    failures: Mapping[str, str] = field(default_factory=dict)
+    """What could not be measured, and why."""
 
     @property
     def targets(self) -> list[Target]:
@@ -44,6 +46,7 @@ class Report:
             "seconds": round(self.seconds),
             "quick": self.quick,
             "machine": dict(self.machine),
+            "failures": dict(self.failures),
             "targets": [asdict(each) | {"ratio": each.ratio, "met": each.met} for each in self.targets],
             "figures": {result.name: result.figures for result in self.results},
         }
@@ -58,6 +61,7 @@ class Report:
         lines += _aligned(COLUMNS, [_target_row(each, "NOT met") for each in self.targets])
         met = sum(each.met for each in self.targets)
         lines += ["", f"{met} of {len(self.targets)} targets met, in {_minutes(self.seconds)}."]
+        lines += [f"NOT measured: {name}. {why}" for name, why in self.failures.items()]
         if self.quick:
             lines.append("A quick run shows that the bench works. Its figures mean nothing.")
         return "\n".join(lines)
@@ -76,6 +80,7 @@ class Report:
             "",
             f"Measured {self.began}, in {_minutes(self.seconds)}.",
             "",
+            *(f"**Not measured: {name}.** It failed.\n" for name in self.failures),
             *self._notes(notes),
             "## The machine",
             "",

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -81,6 +82,15 @@ def test_the_json_has_every_target_and_figure() -> None:
         ("latency", False, 1.5),
     ]
     assert content["figures"] == {"example": {"chargeapp": [1234.0]}}
+
+
+def test_what_could_not_be_measured_is_said_everywhere(tmp_path: Path) -> None:
+    failed = replace(report(RATE), failures={"growth": "100 callbacks did not arrive within 60 s"})
+    failed.write(tmp_path)
+
+    assert "**Not measured: growth.**" in (tmp_path / PAGE).read_text()
+    assert "NOT measured: growth. 100 callbacks did not arrive within 60 s" in failed.as_text()
+    assert json.loads(failed.as_json())["failures"] == {"growth": "100 callbacks did not arrive within 60 s"}
 
 
 def test_the_page_says_when_nothing_was_measured(tmp_path: Path) -> None:
