@@ -77,15 +77,20 @@ def report(accepted: int, delivered: list[float], memory: Memory) -> Result:
         targets=[
             Target(
                 "drain-slowest-tenth",
-                "The slowest tenth at least 0.85 times the median",
+                "Backlog: the slowest tenth drains at least 0.85 times as fast as the median",
                 min(rates),
                 0.85,
                 "/s",
                 peer=usual,
             ),
-            Target("memory", "No process above 120 MiB", max(most.values()), MOST_MIB, "MiB", at_most=True),
+            Target("memory", "Backlog: no process above 120 MiB", max(most.values()), MOST_MIB, "MiB", at_most=True),
             Target(
-                "memory-growth", "No process grows by more than 10 %", max(growth.values()), 10.0, "%", at_most=True
+                "memory-growth",
+                "Backlog: no process grows by over 10 %",
+                max(growth.values()),
+                10.0,
+                "%",
+                at_most=True,
             ),
         ],
         tables=[

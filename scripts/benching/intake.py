@@ -72,13 +72,21 @@ def report(runs: dict[str, list[Intake]]) -> Result:
         targets=[
             Target(
                 "intake-rate",
-                "Rate at least 0.5 times a bare Flask view",
+                "Intake: rate at least 0.5 times a bare Flask view's",
                 rates[OURS],
                 0.5,
                 "/s",
                 peer=rates[BARE],
             ),
-            Target("intake-p99", "p99 at most 3 times its p99", p99[OURS], 3.0, "ms", peer=p99[BARE], at_most=True),
+            Target(
+                "intake-p99",
+                "Intake: p99 at most 3 times the bare view's",
+                p99[OURS],
+                3.0,
+                "ms",
+                peer=p99[BARE],
+                at_most=True,
+            ),
         ],
         tables=[
             Table(

@@ -40,7 +40,7 @@ def report(runs: dict[int, dict[str, list[Paced]]]) -> Result:
             targets.append(
                 Target(
                     f"{word}-at-{rate}",
-                    f"{word.capitalize()} from POST to callback at {rate}/s at most the best peer's ({best})",
+                    f"At {rate}/s: {word} from POST to callback at most the best peer's ({best})",
                     reached["chargeapp"],
                     1.0,
                     "ms",

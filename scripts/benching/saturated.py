@@ -1,94 +1,18 @@
 """Saturated: as much as goes in; how much comes out, and how far behind?"""
 
-import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import median
 
-from drilling.progress import Phase
-
-from benching.arrivals import Arrivals
-from benching.figures import longest_ahead, spread, waiting
-from benching.load import Posted, new_tag, post_with_wrk, warm_up
-from benching.programs import family
+from benching.figures import spread, waiting
+from benching.load import warm_up
 from benching.result import Result, Table, Target
+from benching.saturation import CONNECTIONS, Saturation, following, saturate
 from benching.svg import bars, lines, stacked
-from benching.systems import ALL, PEERS_OF_OURS, System
-from benching.usage import cpu_seconds, machine_seconds
+from benching.systems import ALL, PEERS_OF_OURS
 from benching.workbench import Workbench
 
-CONNECTIONS = 32
 STEPS = 60
-
-
-@dataclass(frozen=True)
-class Saturation:
-    """One load and its drain. CPU in milliseconds for each delivered request; moments in seconds since its begin.
-
-    Cores busy, with whatever else runs on the machine, and taken by other machines are those of the load alone.
-    """
-
-    posted: Posted
-    accepted_at: list[float]
-    delivered_at: list[float]
-    cpu_millis: dict[str, float]
-    cores_busy: float
-    cores_stolen: float
-
-    @property
-    def rate(self) -> float:
-        return len(self.delivered_at) / self.delivered_at[-1]
-
-    @property
-    def end_of_load(self) -> float:
-        return self.accepted_at[-1]
-
-    @property
-    def ahead_percent(self) -> float:
-        (behind,) = waiting(self.accepted_at, self.delivered_at, [self.end_of_load])
-        return 100 * behind / len(self.accepted_at)
-
-    @property
-    def seconds_ahead(self) -> float:
-        return longest_ahead(self.accepted_at, self.delivered_at, self.end_of_load)
-
-
-def saturate(bench: Workbench, system: System, show: Callable[[int], None]) -> Saturation:
-    """Posts for the plan's seconds and waits for the last callback; raises TimeoutError if it does not come."""
-    tag = new_tag()
-    folder = bench.new_folder()
-    answers = folder / "answers"
-    arrivals = Arrivals(bench.stubs.arrivals, tag)
-    kinds = {**system.kinds(), **dict.fromkeys(family(bench.stubs.pid), "nginx")}
-    used, machine, began = cpu_seconds(kinds), machine_seconds(), time.time()
-    posted = post_with_wrk(
-        system.port,
-        bench.stubs.callback_url,
-        tag=tag,
-        seconds=bench.plan.saturated_seconds,
-        connections=CONNECTIONS,
-        folder=folder,
-        answers=answers,
-    )
-    machine_after, lasted = machine_seconds(), time.time() - began
-    arrivals.wait(posted.accepted, bench.plan.drain_seconds, show)
-    used_after = cpu_seconds(kinds)
-    delivered = arrivals.sorted()
-    accepted = sorted(float(line) for line in answers.read_text().splitlines())
-    cpu = {kind: used_after[kind] - used[kind] for kind in used} | {"wrk": posted.client_cpu_seconds}
-    return Saturation(
-        posted,
-        [at - began for at in accepted],
-        [at - began for at in delivered],
-        {kind: 1000 * seconds / len(delivered) for kind, seconds in cpu.items()},
-        cores_busy=(machine_after[0] - machine[0]) / lasted,
-        cores_stolen=(machine_after[1] - machine[1]) / lasted,
-    )
-
-
-def following(phase: Phase, done: int, what: str) -> Callable[[int], None]:
-    """Shows how many were delivered, in the middle of step `done`."""
-    return lambda delivered: phase.show(done, f"{what}, {delivered:,} delivered")
 
 
 def measure(bench: Workbench) -> Result:
@@ -127,7 +51,7 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
         targets=[
             Target(
                 f"rate-beside-{name.lower()}",
-                f"End-to-end rate at least {factor:g} times {name}",
+                f"Saturated: end-to-end rate at least {factor:g} times {name}'s",
                 ours,
                 factor,
                 "/s",
@@ -138,7 +62,7 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
         + [
             Target(
                 "ahead-at-the-end",
-                "Of what was accepted, at most 10 % still to be delivered when the load ends",
+                "Saturated: of what was accepted, at most 10 % is not delivered when the load ends",
                 middle("chargeapp", lambda each: each.ahead_percent),
                 10.0,
                 "%",
@@ -146,7 +70,7 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
             ),
             Target(
                 "ahead-for-long",
-                "At most 2 s in a row in which over 10 % more is accepted than delivered",
+                "Saturated: at most 2 s in a row in which over 10 % more is accepted than delivered",
                 middle("chargeapp", lambda each: each.seconds_ahead),
                 2.0,
                 "s",
@@ -154,7 +78,7 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
             ),
             Target(
                 "post-p99-saturated",
-                "POST p99 at most the better peer's",
+                "Saturated: POST p99 at most the better peer's",
                 middle("chargeapp", lambda each: each.posted.p99),
                 1.0,
                 "ms",
@@ -212,7 +136,7 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
                 "requests",
                 {name: _waiting(each[-1]) for name, each in runs.items()},
             ),
-            "cpu": stacked("CPU time of one request", "ms", kinds),
+            "cpu": stacked("CPU time of one request", "ms", {name: _roughly(each) for name, each in kinds.items()}),
         },
         figures={
             name: [
@@ -239,6 +163,14 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
 def _cpu_by_kind(runs: list[Saturation]) -> dict[str, float]:
     kinds = dict.fromkeys(kind for each in runs for kind in each.cpu_millis)
     return {kind: median(each.cpu_millis.get(kind, 0.0) for each in runs) for kind in kinds}
+
+
+def _roughly(cpu: dict[str, float]) -> dict[str, float]:
+    """All workers as one, as the peers have them."""
+    together: dict[str, float] = defaultdict(float)
+    for kind, millis in cpu.items():
+        together["worker" if kind.startswith("worker") else kind] += millis
+    return together
 
 
 def _waiting(run: Saturation) -> list[tuple[float, float]]:

@@ -73,7 +73,7 @@ def report(runs: dict[str, list[list[float]]]) -> Result:
         targets=[
             Target(
                 "slow-destination",
-                "p95 of the others at most 2 times theirs without it",
+                "Slow destination: p95 of the others at most 2 times theirs without it",
                 p95[WITH],
                 2.0,
                 "ms",

@@ -10,12 +10,13 @@ BAR = 20
 TOP = 64
 LEFT, PLOT_HEIGHT, BOTTOM = 70, 240, 56
 COLOURS = ("#0b6e4f", "#d97706", "#3b5bdb", "#9c36b5", "#c92a2a", "#5c7080", "#0c8599", "#94741b")
-INK, GRID = "#1f2933", "#d9dee3"
+INK, GRID, GREY = "#1f2933", "#d9dee3", "#5c7080"
+OURS = "chargeapp"
 FONT = "font-family='system-ui, sans-serif'"
 
 
 def bars(title: str, unit: str, values: Mapping[str, float]) -> str:
-    """One bar for each label, the first in a colour of its own."""
+    """One bar for each label; ours has a colour of its own."""
     return stacked(title, unit, {label: {"": value} for label, value in values.items()})
 
 
@@ -31,7 +32,7 @@ def stacked(title: str, unit: str, rows: Mapping[str, Mapping[str, float]]) -> s
         drawn.append(_text(LABELS - 10, y + 15, label, anchor="end"))
         x = float(LABELS)
         for part, value in row.items():
-            colour = COLOURS[min(number, 1) * 5 if plain else parts.index(part) % len(COLOURS)]
+            colour = _plain_colour(label) if plain else COLOURS[parts.index(part) % len(COLOURS)]
             about = f"{label}, {part}: {value:g}" if part else f"{label}: {value:g}"
             drawn.append(
                 f"<rect x='{x:.1f}' y='{y}' width='{value * scale:.1f}' height='{BAR}' fill='{colour}'>"
@@ -61,6 +62,10 @@ def lines(title: str, across: str, up: str, series: Mapping[str, Sequence[tuple[
         colour = COLOURS[number % len(COLOURS)]
         drawn.append(f"<polyline points='{path}' fill='none' stroke='{colour}' stroke-width='2'/>")
     return _picture(f"{title} ({up})", bottom + BOTTOM, drawn)
+
+
+def _plain_colour(label: str) -> str:
+    return COLOURS[0] if label == OURS else GREY
 
 
 def _legend(names: Sequence[str]) -> list[str]:
