@@ -14,7 +14,7 @@ from drilling.report import machine as basics
 from benching.figures import percentile
 from benching.peers_venv import pinned
 from benching.stubs import find_nginx
-from chargeapp.storage.database import file_system_of
+from chargeapp.storage.sqlite import file_system_of
 from chargeapp.transport.embedded_redis import find_redis_server
 
 SYNCS = 200
