@@ -17,6 +17,7 @@ class Plan:
     backlog: int = 100_000
     slow_rounds: int = 2
     slow_seconds: float = 15.0
+    slow_answer_seconds: float = 10.0
     start_runs: int = 7
     drain_seconds: float = 180.0
     backlog_drain_seconds: float = 900.0
@@ -34,6 +35,7 @@ QUICK = Plan(
     backlog=300,
     slow_rounds=1,
     slow_seconds=2.0,
+    slow_answer_seconds=1.0,
     start_runs=1,
     drain_seconds=60.0,
     backlog_drain_seconds=60.0,

@@ -15,21 +15,20 @@ from benching.systems import UNLIMITED
 from benching.workbench import Workbench
 
 DESTINATIONS = 20
-SLOW_SECONDS = 10.0
 RATE = 60.0
 WARM_UP = 40
-WITHOUT, WITH = "all twenty answer at once", "one answers after 10 s"
+WITHOUT, WITH = "all twenty answer at once", "one of them is slow"
 
 
 def measure(bench: Workbench) -> Result:
     runs: dict[str, list[list[float]]] = {WITHOUT: [], WITH: []}
     with bench.display.phase("slow-destination", bench.plan.slow_rounds * 2) as phase:
         for number in range(bench.plan.slow_rounds):
-            for name, slow_seconds in ((WITHOUT, 0.0), (WITH, SLOW_SECONDS)):
+            for name, slow_seconds in ((WITHOUT, 0.0), (WITH, bench.plan.slow_answer_seconds)):
                 phase.show(sum(map(len, runs.values())), f"round {number + 1}: {name}")
                 runs[name].append(asyncio.run(_run(bench, slow_seconds)))
         phase.show(sum(map(len, runs.values())))
-    return report(runs)
+    return report(runs, bench.plan.slow_answer_seconds)
 
 
 async def _run(bench: Workbench, slow_seconds: float) -> list[float]:
@@ -61,14 +60,14 @@ async def _load(
     return [(there.first[number] - at) * 1000 for number, at in others.items()]
 
 
-def report(runs: dict[str, list[list[float]]]) -> Result:
+def report(runs: dict[str, list[list[float]]], slow_seconds: float) -> Result:
     p95 = {name: percentile([value for each in rounds for value in each], 0.95) for name, rounds in runs.items()}
     return Result(
         name="slow-destination",
         title="A slow destination",
         method=(
             f"{RATE:g} requests a second to {DESTINATIONS} destinations in turn; in every second run one of them "
-            f"answers after {SLOW_SECONDS:g} s. The figures are those of the other {DESTINATIONS - 1}."
+            f"answers after {slow_seconds:g} s. The figures are those of the other {DESTINATIONS - 1}."
         ),
         targets=[
             Target(

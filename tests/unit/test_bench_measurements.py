@@ -93,7 +93,9 @@ def test_the_slowest_tenth_and_the_largest_process_count_for_a_backlog() -> None
 
 
 def test_the_others_are_compared_with_themselves_beside_a_slow_destination() -> None:
-    result = slow_destination.report({slow_destination.WITHOUT: [[10.0] * 100], slow_destination.WITH: [[19.0] * 100]})
+    result = slow_destination.report(
+        {slow_destination.WITHOUT: [[10.0] * 100], slow_destination.WITH: [[19.0] * 100]}, 10
+    )
 
     assert reached(result) == {"slow-destination": (19, 1.9, True)}
 
