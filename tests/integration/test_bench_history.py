@@ -5,7 +5,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from sqlalchemy import func, select, text
-from support.builders import accept, attempt, decide, end, new_database, rows
+from support.builders import Requests, accept, attempt, decide, end, new_database, rows
 
 from chargeapp.clock import utcnow
 from chargeapp.services.retention import Retention, forget
@@ -40,6 +40,7 @@ def test_copies_have_all_the_rows_of_what_they_were_copied_from(tmp_path: Path) 
             damage = session.execute(text("PRAGMA foreign_key_check")).all()
             integrity = session.scalar(text("PRAGMA integrity_check"))
             journal = session.scalar(text("PRAGMA journal_mode"))
+        payloads = {(row.request_id, row.payload["request_id"]) for row in rows(database, Requests)}
         with database.writing() as session:
             forgotten = forget(session, Retention(timedelta(days=30), timedelta(hours=24)), now)
 
@@ -47,6 +48,7 @@ def test_copies_have_all_the_rows_of_what_they_were_copied_from(tmp_path: Path) 
     assert set(counts.values()) == {101}
     assert states == {"delivered"}
     assert ids == sorted(ids)
+    assert payloads == {(id_, id_) for id_ in ids}
     assert (damage, integrity, journal) == ([], "ok", "wal")
     assert not forgotten
     assert shown[-1] == 100
