@@ -47,7 +47,7 @@ class Deployment:
         self.database = data_dir / "chargeapp.db"
         self._relays: list[subprocess.Popen[bytes]] = []
         ours = {each.name.upper() for each in fields(Settings)} | set(ALIASES) | {"PYTHONPATH"}
-        self._environment = {name: value for name, value in os.environ.items() if name not in ours} | {
+        self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(port),
             "CHARGEAPP_DATA_DIR": str(data_dir),
             "CHARGEAPP_CONFIG": os.devnull,
@@ -74,7 +74,7 @@ class Deployment:
             return subprocess.Popen(  # noqa: S603 - our own program
                 [sys.executable, "-m", "chargeapp", *words],
                 cwd=ROOT,
-                env=self._environment,
+                env=self.environment,
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

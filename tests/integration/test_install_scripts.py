@@ -197,7 +197,7 @@ def test_two_at_once_take_turns(checkout: Checkout) -> None:
     assert checkout.calls() == [VENV, RUNTIME, PROJECT]
 
 
-@pytest.mark.parametrize("name", ["scripts/up", "scripts/test", "scripts/install", ".ci/run"])
+@pytest.mark.parametrize("name", ["scripts/up", "scripts/test", "scripts/install", "scripts/bench", ".ci/run"])
 def test_the_scripts_can_be_run(name: str) -> None:
     assert os.access(ROOT / name, os.X_OK)
 

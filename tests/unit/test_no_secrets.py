@@ -28,7 +28,7 @@ PATTERNS = {
     "a JSON web token": r"eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}",
     "a password in a URL": r"\b(?:postgresql|postgres|mysql|rediss?|amqps?)(?:\+\w+)?://[^\s:/@{}<]+:(?!CHANGE-ME)[^\s:/@{}<]{12,}@",
 }
-LOCKS = ("requirements.lock", "requirements-dev.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "scripts/benching/peers.lock")
 
 
 def files() -> list[Path]:
