@@ -17,6 +17,7 @@ from support.certificates import Authority
 from support.ports import free_port
 
 HOST = "chargeapp.example"
+CADDYFILE = ROOT / "deploy" / "proxy" / "Caddyfile"
 BODY = {"stationId": STATION, "driverToken": "driver-token-behind-a-proxy", "callbackUrl": "https://caller.example/"}
 
 
@@ -94,20 +95,52 @@ def nginx(directory: Path, deployment: Deployment) -> Iterator[Proxy]:
         process.wait(30)
 
 
-@pytest.fixture
-def behind_nginx(tmp_path: Path, data_dir: Callable[[], Path]) -> Iterator[Proxy]:
+@contextmanager
+def caddy(directory: Path, deployment: Deployment) -> Iterator[Proxy]:
+    """With our certificate instead of one it would fetch, and without its fixed ports."""
+    program = installed("caddy", "caddy")
+    authority = Authority(directory)
+    certificate, key = authority.issue(HOST)
+    proxy = Proxy(free_port(), authority)
+    ours = CADDYFILE.read_text()
+    for old, new in {
+        f"\n{HOST} {{": f"\n127.0.0.1:{proxy.port} {{\ntls {certificate} {key}",
+        "127.0.0.1:8080": f"127.0.0.1:{deployment.port}",
+    }.items():
+        assert ours.count(old) == 1
+        ours = ours.replace(old, new)
+    configuration = directory / "Caddyfile"
+    configuration.write_text(f"{{\nadmin off\nauto_https disable_redirects\n}}\n{ours}")
+    log = directory / "caddy.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, "run", "--adapter", "caddyfile", "--config", configuration],
+            env={**os.environ, "HOME": str(directory)},
+            stdout=output,
+            stderr=output,
+        )
+    try:
+        deployment.until(proxy.answers, log.read_text)
+        yield proxy
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+@pytest.fixture(params=[nginx, caddy], ids=lambda run: run.__name__)
+def proxy(request: pytest.FixtureRequest, tmp_path: Path, data_dir: Callable[[], Path]) -> Iterator[Proxy]:
     with (
         Deployment(data_dir(), TRUSTED_PROXIES="1", RATE_LIMIT="3/hour") as deployment,
-        nginx(tmp_path, deployment.up()) as proxy,
+        request.param(tmp_path, deployment.up()) as started,
     ):
-        yield proxy
+        yield started
 
 
-def test_a_client_is_known_by_its_own_address_and_not_by_what_it_claims(behind_nginx: Proxy) -> None:
+def test_a_client_is_known_by_its_own_address_and_not_by_what_it_claims(proxy: Proxy) -> None:
     def codes(address: str) -> list[int]:
         claims = [{"X-Forwarded-For": f"192.0.2.{number}"} for number in range(4)]
         return [
-            behind_nginx.request("GET", "/api/v1/charging-session", address=address, headers=claim).status_code
+            proxy.request("GET", "/api/v1/charging-session", address=address, headers=claim).status_code
             for claim in claims
         ]
 
@@ -115,29 +148,32 @@ def test_a_client_is_known_by_its_own_address_and_not_by_what_it_claims(behind_n
     assert codes("127.0.0.2") == [200, 200, 200, 429]
 
 
-def test_requests_are_accepted_and_too_large_ones_are_not(behind_nginx: Proxy) -> None:
-    accepted = behind_nginx.request("POST", "/api/v1/charging-session", json=BODY)
-    large = behind_nginx.request("POST", "/api/v1/charging-session", json=BODY | {"x": "x" * 20_000})
-    huge = behind_nginx.request("POST", "/api/v1/charging-session", json=BODY | {"x": "x" * 80_000})
+def test_requests_are_accepted_and_too_large_ones_are_not(proxy: Proxy) -> None:
+    accepted = proxy.request("POST", "/api/v1/charging-session", json=BODY)
+    large = proxy.request("POST", "/api/v1/charging-session", json=BODY | {"x": "x" * 20_000})
+    huge = proxy.request("POST", "/api/v1/charging-session", json=BODY | {"x": "x" * 80_000})
 
     assert accepted.status_code == 200
     assert accepted.headers["Strict-Transport-Security"] == "max-age=31536000"
     assert (large.status_code, large.json()["status"]) == (413, "payload_too_large")
-    assert (huge.status_code, "nginx" in huge.text) == (413, True)
+    # The proxy cuts this one off; Caddy 2.6 calls that a bad gateway.
+    assert (huge.status_code in (413, 502), "payload_too_large" in huge.text) == (True, False)
 
 
-def test_what_is_for_the_inside_is_not_there(behind_nginx: Proxy) -> None:
+def test_what_is_for_the_inside_is_not_there(proxy: Proxy) -> None:
     for path in ("/metrics", "/internal/v1/authorize", "/internal/../metrics", "//metrics", "/%6detrics"):
-        assert behind_nginx.request("GET", path).status_code == 404
+        assert proxy.request("GET", path).status_code == 404
 
 
 def test_caddy_accepts_its_file_and_finds_nothing_to_change() -> None:
-    caddy = installed("caddy", "caddy")
-    file = ROOT / "deploy" / "proxy" / "Caddyfile"
+    program = installed("caddy", "caddy")
     validated = subprocess.run(
-        [caddy, "validate", "--adapter", "caddyfile", "--config", file], capture_output=True, text=True, timeout=30
+        [program, "validate", "--adapter", "caddyfile", "--config", CADDYFILE],
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
-    formatted = subprocess.run([caddy, "fmt", file], capture_output=True, text=True, timeout=30)
+    formatted = subprocess.run([program, "fmt", CADDYFILE], capture_output=True, text=True, timeout=30)
 
     assert (validated.returncode, '"level":"warn"' in validated.stderr) == (0, False), validated.stderr
-    assert formatted.stdout == re.sub(r"\n+\Z", "\n", file.read_text())
+    assert formatted.stdout == re.sub(r"\n+\Z", "\n", CADDYFILE.read_text())
