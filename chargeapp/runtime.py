@@ -27,6 +27,7 @@ from chargeapp.storage.wakeups import Wakeups
 from chargeapp.storage.webhook_secrets import WEBHOOK_SECRETS
 from chargeapp.transport import rq_transport
 from chargeapp.transport.embedded_redis import embedded_redis_url
+from chargeapp.transport.redis_client import connect
 
 # How much longer than a callback's own deadline it may take until its result is recorded.
 RECORDING_GRACE_SECONDS = 5.0
@@ -62,12 +63,12 @@ class Runtime:
 
     @cached_property
     def redis(self) -> Redis:
-        return rq_transport.connect(self.redis_url)
+        return connect(self.redis_url)
 
     @cached_property
     def redis_probe(self) -> Redis:
         """For a look that must not take long, even if Redis accepts connections and then says nothing."""
-        return rq_transport.connect(self.redis_url, timeout_seconds=0.5)
+        return connect(self.redis_url, timeout_seconds=0.5)
 
     @property
     def redis_url(self) -> str:

@@ -26,6 +26,7 @@ from chargeapp.pipeline import Stage
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
 from chargeapp.transport.message import PoisonMessage, unpack
+from chargeapp.transport.redis_client import connect_worker
 from chargeapp.transport.rq_transport import FAILED_JOB_KEPT_SECONDS, JOB_TIMEOUT_SECONDS
 from jobs.authorization import Authorization
 from jobs.callbacks import Callbacks
@@ -57,7 +58,7 @@ class StageWorker(SimpleWorker):
         threads = runtime.settings.queue_consumer_threads
         self._threads = threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix=stage.queue)
-        connection = redis.Redis.from_url(runtime.redis_url, protocol=2)
+        connection = connect_worker(runtime.redis_url)
         job_class = type("StageJob", (StageJob,), {"worker": self})
         super().__init__(
             [PoisonProofQueue(stage.queue, connection, job_class=job_class, serializer=JSONSerializer)],

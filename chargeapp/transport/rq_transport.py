@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from chargeapp.errors import MisconfiguredError, TemporaryFailure
+from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
@@ -29,20 +27,6 @@ JOBS_AT_ONCE = 1000
 
 class BrokerUnavailable(TemporaryFailure):
     """Redis does not answer or does not take more; rows stay where they are."""
-
-
-def connect(url: str, timeout_seconds: float = 5.0) -> redis.Redis:
-    """A client that never repeats a command by itself: one lost reply would enqueue a job twice."""
-    try:
-        return redis.Redis.from_url(
-            url,
-            retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=min(2.0, timeout_seconds),
-            socket_timeout=timeout_seconds,
-            protocol=2,
-        )
-    except ValueError as error:
-        raise MisconfiguredError(f"REDIS_URL: {error}") from error
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,13 @@ found wanting it is left alone for a while, so a request never waits for it nor 
 """
 
 import time
-from typing import Any
 
 import redis
 from flask import Flask, Response, request
 from flask_limiter import ApplicationLimit, Limiter, RateLimitExceeded
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from chargeapp.runtime import Runtime
+from chargeapp.transport.redis_client import connect
 from chargeapp.web.auth import failed_attempt, known_caller
 from chargeapp.web.error_responses import WORDS, error_response
 
@@ -37,17 +35,12 @@ def install_rate_limits(app: Flask, runtime: Runtime) -> None:
     limit = runtime.settings.effective_rate_limit
     if limit:
         limits.append(ApplicationLimit(limit_provider=limit, scope="all"))
-    options: dict[str, Any] = {
-        "socket_connect_timeout": TIMEOUT_SECONDS,
-        "socket_timeout": TIMEOUT_SECONDS,
-        "retry": Retry(NoBackoff(), 0),
-        "protocol": 2,
-    }
+    pool = connect(runtime.redis_url, TIMEOUT_SECONDS).connection_pool
     limiter = Limiter(
         key_or_address,
         application_limits=[*limits],
-        storage_uri=storage_uri(runtime.redis_url),
-        storage_options=options,
+        storage_uri="redis://",  # only names the kind; the pool knows where
+        storage_options={"connection_pool": pool},  # type: ignore[dict-item]  # declared for text
         in_memory_fallback_enabled=True,
         swallow_errors=True,
     )
@@ -73,11 +66,6 @@ def key_or_address() -> str:
 
 def address() -> str:
     return f"address {request.remote_addr}"
-
-
-def storage_uri(redis_url: str) -> str:
-    """As Flask-Limiter spells it."""
-    return f"redis+{redis_url}" if redis_url.startswith("unix:") else redis_url
 
 
 def seconds_until_reset(limiter: Limiter, error: RateLimitExceeded) -> int:

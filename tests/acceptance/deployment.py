@@ -2,9 +2,7 @@
 
 import contextlib
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +14,7 @@ from typing import Any
 
 import requests
 from sqlalchemy import func, select
+from support.ports import free_port
 
 from chargeapp.clock import utcnow
 from chargeapp.config import load_settings
@@ -231,12 +230,3 @@ def stop(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTE
             return process.wait(STOP_SECONDS)
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait(STOP_SECONDS)
-
-
-def free_port() -> int:
-    """Below the range from which the kernel takes ports for outgoing connections, so that it stays free."""
-    while True:
-        port = random.randrange(12_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port

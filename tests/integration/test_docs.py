@@ -27,7 +27,7 @@ from chargeapp.web.error_responses import WORDS
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 README = (ROOT / "README.md").read_text()
-UNITS = sorted((ROOT / "systemd").iterdir())
+UNITS = sorted((ROOT / "deploy" / "systemd").iterdir())
 
 METHODS = "GET|POST|PUT|PATCH|DELETE"
 SETTINGS = {field.name.upper() for field in fields(Settings)}
@@ -188,7 +188,7 @@ def test_what_supervisors_start_exists(path: Path) -> None:
 
 
 def test_a_worker_for_each_queue_is_started() -> None:
-    target = (ROOT / "systemd" / "chargeapp.target").read_text()
+    target = (ROOT / "deploy" / "systemd" / "chargeapp.target").read_text()
     procfile = (ROOT / "Procfile").read_text()
 
     assert set(re.findall(r"chargeapp-worker@(\S+)\.service", target)) == {stage.queue for stage in STAGES}
@@ -211,6 +211,19 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
     )
 
     assert (done.returncode, [line for line in done.stderr.splitlines() if "chargeapp" in line]) == (0, [])
+
+
+@pytest.mark.skipif(which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+@pytest.mark.parametrize("path", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda path: path.name)
+def test_a_unit_may_do_little(path: Path) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=15", path],
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+    assert done.returncode == 0, done.stdout.splitlines()[-1] + done.stderr
 
 
 # Settings

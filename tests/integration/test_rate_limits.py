@@ -16,7 +16,7 @@ from chargeapp.config import load_settings
 from chargeapp.errors import MisconfiguredError
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, new_key
-from chargeapp.web.rate_limits import FAILED_ATTEMPTS, TIMEOUT_SECONDS, storage_uri
+from chargeapp.web.rate_limits import FAILED_ATTEMPTS, TIMEOUT_SECONDS
 
 READ = Scope.READ
 ATTEMPTS = int(FAILED_ATTEMPTS.partition("/")[0])
@@ -246,19 +246,6 @@ def test_there_is_no_limit_in_development_and_one_in_production() -> None:
 def test_a_limit_that_is_none_stops_the_start(limit: str) -> None:
     with pytest.raises(MisconfiguredError, match="RATE_LIMIT: Must be such as 600/minute, or off"):
         load_settings({"RATE_LIMIT": limit}, Path("no.toml"))
-
-
-@pytest.mark.parametrize(
-    ("url", "uri"),
-    [
-        ("unix:///var/lib/redis.sock", "redis+unix:///var/lib/redis.sock"),
-        ("unix://:password@/redis.sock?db=1", "redis+unix://:password@/redis.sock?db=1"),
-        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
-        ("rediss://localhost:6379/0", "rediss://localhost:6379/0"),
-    ],
-)
-def test_redis_is_named_as_the_library_wants_it(url: str, uri: str) -> None:
-    assert storage_uri(url) == uri
 
 
 def test_nothing_is_asked_of_redis_where_nothing_is_limited(tmp_path: Path, redis: RedisServer) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import redis
 
 from chargeapp.transport.embedded_redis import find_redis_server
-from chargeapp.transport.rq_transport import connect
+from chargeapp.transport.redis_client import connect
 from support.builders import eventually
 
 

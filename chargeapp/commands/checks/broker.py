@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import redis
+from redis.sentinel import MasterNotFoundError, SentinelConnectionPool
 
 from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.errors import ChargeappError
@@ -21,21 +22,30 @@ def check_broker(runtime: Runtime) -> Iterator[Finding]:
     except (ChargeappError, ValueError, OSError) as error:
         yield fail("redis", str(error), "correct REDIS_URL, for example redis://localhost:6379/0")
         return
-    advice = (
-        "start it, or correct REDIS_URL"
-        if runtime.settings.redis_url
-        else "start `chargeapp up`, which brings its own, or set REDIS_URL"
-    )
     try:
         client.ping()
         facts: dict[str, Any] = client.info()
         skew = _skew_seconds(client)
     except (redis.RedisError, OSError) as error:
-        yield fail("redis", f"{address} does not answer as it should: {error}", advice)
+        yield fail("redis", f"{address} does not answer as it should: {error}", advice(error, runtime))
         return
     yield version(address, str(facts.get("redis_version", "")))
     yield eviction(str(facts.get("maxmemory_policy", "unknown")))
     yield clock(skew)
+
+
+def advice(error: Exception, runtime: Runtime) -> str:
+    if not runtime.settings.redis_url:
+        return "start `chargeapp up`, which brings its own, or set REDIS_URL"
+    if isinstance(error, MasterNotFoundError):
+        return "is the service's name in REDIS_URL that of `redis-cli -p 26379 SENTINEL MASTERS`, and may we ask there?"
+    if isinstance(error, redis.AuthenticationError):
+        return "correct the user and the password in REDIS_URL"
+    if isinstance(error, redis.exceptions.NoPermissionError):
+        return "give the user the rights of docs/redis-acl.md"
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return "name the authority that signed Redis's certificate: rediss://…?ssl_ca_certs=FILE, and a host it is for"
+    return "start it, or correct REDIS_URL"
 
 
 def version(address: str, found: str) -> Finding:
@@ -68,5 +78,7 @@ def _skew_seconds(client: redis.Redis) -> float:
 
 def _address(client: redis.Redis) -> str:
     """Without the password that REDIS_URL may contain."""
-    options = client.connection_pool.connection_kwargs
+    if isinstance(pool := client.connection_pool, SentinelConnectionPool):
+        return f"master {pool.service_name}"
+    options = pool.connection_kwargs
     return str(options.get("path") or f"{options.get('host', 'localhost')}:{options.get('port', 6379)}")
