@@ -1,6 +1,7 @@
 """The callers' API: request a charging session, look at it, have its callback sent again."""
 
 import json
+import time
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -34,6 +35,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @routes.post("")
     @requires(Scope.SUBMIT)
     def accept() -> Response:
+        began = time.time_ns()
         body = json_object()
         fields = schema.load(body)
         target = runtime.address_policy.parse(fields["callback_url"])
@@ -54,6 +56,9 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             body_hash=runtime.vault.hash(fingerprint(fields)),
         )
         taken = intake.store(new)
+        runtime.tracing.accepted(
+            taken.request_id, began, replayed=taken.replayed, traceparent=request.headers.get("traceparent")
+        )
         response = jsonify(
             status="accepted",
             message="Request queued for async processing.",
