@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cached_property
 
 from opentelemetry import trace
@@ -92,7 +93,7 @@ class OtlpTracing:
         self._making = threading.Lock()
         self._made: Teller | None = None
 
-    def accepted(self, request_id: str, began: int, *, replayed: bool, traceparent: str | None) -> None:
+    def accepted(self, request_id: str, began: datetime, *, replayed: bool, traceparent: str | None) -> None:
         if replayed:
             self.happened("accept again", request_id, began)
             return
@@ -106,12 +107,12 @@ class OtlpTracing:
             SpanKind.SERVER,
             _named({"request_id": request_id}),
             links,
-            start_time=began,
+            start_time=_nanos(began),
         ).end()
 
-    def happened(self, name: str, request_id: str, began: int, **attributes: Attribute) -> None:
+    def happened(self, name: str, request_id: str, began: datetime, **attributes: Attribute) -> None:
         parent = self._parent(request_id)
-        self._teller.tracer.start_span(name, parent, attributes=_named(attributes), start_time=began).end()
+        self._teller.tracer.start_span(name, parent, attributes=_named(attributes), start_time=_nanos(began)).end()
 
     def step(self, name: str, request_id: str) -> AbstractContextManager[Span]:
         return _opened(self._teller.tracer.start_span(name, self._parent(request_id), SpanKind.CONSUMER))
@@ -131,7 +132,7 @@ class OtlpTracing:
         ending.join(FLUSH_SECONDS)
 
     @property
-    def _teller(self) -> "Teller":
+    def _teller(self) -> Teller:
         with self._making:
             if self._made is None:
                 provider = self._make()
@@ -165,6 +166,10 @@ class OtlpTracing:
             request_id, TraceFlags.SAMPLED if decision is Decision.RECORD_AND_SAMPLE else TraceFlags.DEFAULT
         )
         return trace.set_span_in_context(NonRecordingSpan(first), Context())
+
+
+def _nanos(moment: datetime) -> int:
+    return int(moment.timestamp() * 1_000_000) * 1_000
 
 
 def _first_span(request_id: str, flags: int) -> SpanContext:

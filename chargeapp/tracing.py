@@ -6,6 +6,7 @@ stored for it, and no message carries it. `otlp_tracing.py` is the kind that doe
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from datetime import datetime
 from typing import Protocol
 
 
@@ -27,10 +28,10 @@ class Tracing(Protocol):
     @property
     def enabled(self) -> bool: ...
 
-    def accepted(self, request_id: str, began: int, *, replayed: bool, traceparent: str | None) -> None:
-        """The first span. `began` is in nanoseconds since the epoch; `traceparent` is the caller's, to be linked."""
+    def accepted(self, request_id: str, began: datetime, *, replayed: bool, traceparent: str | None) -> None:
+        """The first span. `traceparent` is the caller's own, to be linked."""
 
-    def happened(self, name: str, request_id: str, began: int, **attributes: str | int | None) -> None:
+    def happened(self, name: str, request_id: str, began: datetime, **attributes: str | int | None) -> None:
         """A span that has just ended."""
 
     def step(self, name: str, request_id: str) -> AbstractContextManager[Span]:
@@ -59,10 +60,10 @@ NO_SPAN: AbstractContextManager[Span] = nullcontext(NoSpan())
 class NoTracing:
     enabled = False
 
-    def accepted(self, request_id: str, began: int, *, replayed: bool, traceparent: str | None) -> None:
+    def accepted(self, request_id: str, began: datetime, *, replayed: bool, traceparent: str | None) -> None:
         return None
 
-    def happened(self, name: str, request_id: str, began: int, **attributes: str | int | None) -> None:
+    def happened(self, name: str, request_id: str, began: datetime, **attributes: str | int | None) -> None:
         return None
 
     def step(self, name: str, request_id: str) -> AbstractContextManager[Span]:

@@ -1,6 +1,5 @@
 """Queue `delivery-events`: writes each event, then ends the request or starts another round of callbacks."""
 
-import time
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
@@ -26,12 +25,11 @@ class DeliveryEvents:
         self._tracing = runtime.tracing
 
     def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Ticket]:
-        began = time.time_ns()
         states = record_delivery_events(session, tickets, self._policy, now)
 
         def tell(_: Session) -> None:
             for request_id, state in states.items():
-                self._tracing.happened("delivery", request_id, began, state=state or "another round")
+                self._tracing.happened("delivery", request_id, now, state=state or "another round")
 
         if self._tracing.enabled:
             event.listen(session, "after_commit", tell, once=True)

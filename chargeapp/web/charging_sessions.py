@@ -1,7 +1,6 @@
 """The callers' API: request a charging session, look at it, have its callback sent again."""
 
 import json
-import time
 from typing import Any
 
 from flask import Blueprint, Response, jsonify, request
@@ -35,7 +34,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @routes.post("")
     @requires(Scope.SUBMIT)
     def accept() -> Response:
-        began = time.time_ns()
+        began = utcnow()
         body = json_object()
         fields = schema.load(body)
         target = runtime.address_policy.parse(fields["callback_url"])

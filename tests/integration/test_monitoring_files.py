@@ -152,3 +152,9 @@ def test_panels_lie_beside_each_other_and_never_on_each_other() -> None:
         assert not cells & taken
         assert max(x for x, _ in cells) < COLUMNS
         taken |= cells
+
+
+def test_every_figure_is_explained_and_no_other(labels: dict[str, set[str]]) -> None:
+    page = (ROOT / "docs" / "monitoring.md").read_text()
+
+    assert names(page) == {name for name in labels if not name.endswith("_created")}

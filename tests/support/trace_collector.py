@@ -1,7 +1,8 @@
 """A collector that understands OTLP over HTTP, and keeps what it is sent."""
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -34,12 +35,17 @@ class TracedSpan:
 class TraceCollector:
     def __init__(self) -> None:
         self.received: list[bytes] = []
+        self.keys: set[str | None] = set()
+        self._answers = threading.Event()
+        self._answers.set()
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 assert self.path == "/v1/traces"
+                collector._answers.wait()
+                collector.keys.add(self.headers["Authorization"])
                 collector.received.append(body)
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
@@ -55,6 +61,15 @@ class TraceCollector:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """It takes what it is sent, and neither keeps nor answers it before the end."""
+        self._answers.clear()
+        try:
+            yield
+        finally:
+            self._answers.set()
 
     def close(self) -> None:
         self._server.shutdown()
