@@ -13,6 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from servers import Receiver
 
 REQUESTS = 120
+BEFORE_THE_RESTART = 80
 WEB_PROCESSES = 4
 # What the receiver answers a request, by the last digit of its number.
 ANSWERS = {0: (500, 204), 4: (500, 500, 204), 9: (410,)}
@@ -127,16 +128,20 @@ def test_with_four_web_processes_and_a_restart_in_a_load_run_no_figure_is_off(
     settings = {"WEB_WORKERS": str(WEB_PROCESSES), "CALLBACK_RETRY_DELAY_MILLIS": "50"}
     with Deployment(data_dir(), **settings) as deployment:
         deployment.up()
-        assert WEB_PROCESSES in [len(children_of(pid)) for pid in children_of(deployment.supervisor.pid)]
+        deployment.until(
+            lambda: WEB_PROCESSES in [len(children_of(pid)) for pid in children_of(deployment.supervisor.pid)],
+            "not as many web processes",
+        )
         second = deployment.start("worker", "callbacks")
         deployment.allow(*(token(number) for number in range(REQUESTS) if number % 3))
         run = LoadRun(deployment, receiver)
         with ThreadPoolExecutor(8) as callers:
-            submitted = [callers.submit(run.submit, number) for number in range(REQUESTS)]
-            deployment.until(lambda: len(run.accepted) >= REQUESTS // 3, "too few accepted")
-            stop(second)
+            submitted = [callers.submit(run.submit, number) for number in range(BEFORE_THE_RESTART)]
+            deployment.until(lambda: len(run.accepted) >= BEFORE_THE_RESTART // 2, "too few accepted")
             stop(deployment.supervisor)
-            assert len(run.accepted) < REQUESTS
+            stop(second)
+            # These begin while nobody listens.
+            submitted += [callers.submit(run.submit, number) for number in range(BEFORE_THE_RESTART, REQUESTS)]
             deployment.up()
             for each in submitted:
                 each.result()
