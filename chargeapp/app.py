@@ -36,6 +36,7 @@ def create_app(settings: Settings | None = None) -> Flask:
     app.before_request(doorkeeper.recognise)
     install_rate_limits(app, runtime)
     app.before_request(doorkeeper.admit)
+    app.extensions["tracing"] = runtime.tracing
     app.register_blueprint(charging_sessions(runtime))
     app.register_blueprint(authorize(runtime))
     app.register_blueprint(operations(runtime))

@@ -147,6 +147,11 @@ class Settings:
 
     monitoring_metrics_enabled: bool = setting(True, kinds.Boolean(), "serve /metrics")
     monitoring_health_check_enabled: bool = setting(True, kinds.Boolean(), "serve /health")
+    otel_exporter_otlp_endpoint: str | None = setting(
+        None,
+        kinds.Url(require_tld=False, schemes={"http", "https"}),
+        "collector of traces, such as http://127.0.0.1:4318; needs `pip install chargeapp[tracing]`",
+    )
     log_format: str = setting(
         "auto", kinds.String(validate=validate.OneOf(["auto", "console", "json"])), "auto: console on a terminal"
     )

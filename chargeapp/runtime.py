@@ -25,6 +25,7 @@ from chargeapp.services.retention import Retention
 from chargeapp.storage.database import Database
 from chargeapp.storage.wakeups import Wakeups
 from chargeapp.storage.webhook_secrets import WEBHOOK_SECRETS
+from chargeapp.tracing import NO_TRACING, Tracing
 from chargeapp.transport import rq_transport
 from chargeapp.transport.embedded_redis import embedded_redis_url
 from chargeapp.transport.redis_client import connect
@@ -40,7 +41,7 @@ class Runtime:
 
     def verify(self) -> "Runtime":
         """Says at the start what would fail at the first request; raises MisconfiguredError. Connects to nothing."""
-        _ = self.database, self.vault, self.signer, self.redis
+        _ = self.database, self.vault, self.signer, self.redis, self.tracing
         if (url := self.settings.authorization_service_url) is not None:
             try:
                 parse_callback_url(url)
@@ -52,6 +53,20 @@ class Runtime:
     @cached_property
     def signer(self) -> Signer:
         return Signer(self.secrets.webhook_secret)
+
+    @cached_property
+    def tracing(self) -> Tracing:
+        endpoint = self.settings.otel_exporter_otlp_endpoint
+        if endpoint is None:
+            return NO_TRACING
+        try:
+            # Optional, and slow to import.
+            from chargeapp.otlp_tracing import OtlpTracing
+        except ModuleNotFoundError as error:
+            raise MisconfiguredError(
+                f"OTEL_EXPORTER_OTLP_ENDPOINT: {error.name} is missing; pip install 'chargeapp[tracing]'"
+            ) from error
+        return OtlpTracing(endpoint)
 
     @cached_property
     def database(self) -> Database:
@@ -122,7 +137,7 @@ class Runtime:
             return AccessList(self.database)
         return AuthorizationService(
             url,
-            HttpClient(policy=None, pool_size=self.settings.queue_consumer_threads),
+            HttpClient(policy=None, pool_size=self.settings.queue_consumer_threads, tracing=self.tracing),
             self.settings.authorization_max_retries,
             self.circuit_breaker,
         )
@@ -140,7 +155,7 @@ class Runtime:
     @cached_property
     def callback_endpoint(self) -> CallbackEndpoint:
         return CallbackEndpoint(
-            HttpClient(self.address_policy, pool_size=self.settings.queue_consumer_threads),
+            HttpClient(self.address_policy, pool_size=self.settings.queue_consumer_threads, tracing=self.tracing),
             WebhookSigners(self.database, self.secret_vault, self.signer),
             self.settings.callback_timeout_seconds,
         )

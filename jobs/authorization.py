@@ -12,7 +12,13 @@ from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.pipeline import AUTHORIZATION, CALLBACKS
 from chargeapp.relay import DECISION_GRACE
 from chargeapp.runtime import Runtime
-from chargeapp.services.authorization_decisions import Answered, Question, record_decisions, take_questions
+from chargeapp.services.authorization_decisions import (
+    UNANSWERED,
+    Answered,
+    Question,
+    record_decisions,
+    take_questions,
+)
 from chargeapp.storage.outbox import Ticket
 
 TOO_LATE = Answer(Decision.UNKNOWN, Reason.AUTHORIZATION_TIMEOUT, source="deadline", tries=0)
@@ -26,6 +32,7 @@ class Authorization:
     def __init__(self, runtime: Runtime) -> None:
         self._vault = runtime.vault
         self._authorizer = runtime.authorizer
+        self._tracing = runtime.tracing
 
     def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Question]:
         return take_questions(session, tickets, now)
@@ -43,6 +50,15 @@ class Authorization:
         return ""
 
     def perform(self, task: Question) -> Answered:
+        with self._tracing.step("authorization", task.request_id) as step:
+            answered = self._ask(task)
+            answer = answered.answer
+            step.note(decision=answer.decision, source=answer.source, tries=answer.tries)
+            if answer.reason in UNANSWERED:
+                step.fail(answer.reason)
+            return answered
+
+    def _ask(self, task: Question) -> Answered:
         failpoints.reach("authorization.before_call")
         now = utcnow()
         if now >= task.decide_by:

@@ -23,6 +23,7 @@ class Callbacks:
         self._vault = runtime.vault
         self._endpoint = runtime.callback_endpoint
         self._policy = runtime.retry_policy
+        self._tracing = runtime.tracing
 
     def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Callback]:
         return take_callbacks(session, tickets, now)
@@ -40,6 +41,15 @@ class Callbacks:
         return task.destination
 
     def perform(self, task: Callback) -> Attempt:
+        with self._tracing.step("callback", task.request_id) as step:
+            attempt = self._send(task)
+            reply = attempt.reply
+            step.note(outcome=reply.outcome, http_status=reply.http_status, round=task.round)
+            if reply.outcome is not Outcome.DELIVERED:
+                step.fail(reply.error)
+            return attempt
+
+    def _send(self, task: Callback) -> Attempt:
         now = utcnow()
         if now >= task.expires_at:
             return Attempt(task, Reply(Outcome.EXPIRED, millis=0), now)

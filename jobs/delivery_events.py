@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import datetime
 
+from sqlalchemy import event
 from sqlalchemy.orm import Session
 
 from chargeapp.pipeline import DELIVERY_EVENTS
@@ -21,9 +22,17 @@ class DeliveryEvents:
 
     def __init__(self, runtime: Runtime) -> None:
         self._policy = runtime.retry_policy
+        self._tracing = runtime.tracing
 
     def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Ticket]:
-        record_delivery_events(session, tickets, self._policy, now)
+        states = record_delivery_events(session, tickets, self._policy, now)
+
+        def tell(_: Session) -> None:
+            for request_id, state in states.items():
+                self._tracing.happened("delivery", request_id, now, state=state or "another round")
+
+        if self._tracing.enabled:
+            event.listen(session, "after_commit", tell, once=True)
         return ()
 
     def ticket(self, task: Ticket) -> Ticket:

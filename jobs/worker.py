@@ -237,8 +237,11 @@ def run_worker(runtime: Runtime, stage: Stage) -> None:
         except redis.RedisError as error:
             log.warning("Waiting for Redis", action="redis_awaited", error=str(error))
             time.sleep(1)
-    with Heart(runtime, stage):
-        worker.work(logging_level=None)
+    try:
+        with Heart(runtime, stage):
+            worker.work(logging_level=None)
+    finally:
+        runtime.tracing.flush()
 
 
 class Heart:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.builders import new_database
 from support.postgres_server import PostgresServer, needed_postgres
+from support.prometheus import MISSING, Programs, find_programs
 
 from chargeapp.config import ALIASES, Settings
 from chargeapp.storage.database import Database
@@ -46,3 +47,13 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str
 def database(database_url: str, tmp_path: Path) -> Iterator[Database]:
     with new_database(tmp_path, database_url) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def programs(request: pytest.FixtureRequest) -> Programs:
+    """Debian's prometheus and promtool."""
+    assert request.config.cache is not None
+    found = find_programs(request.config.cache.mkdir("prometheus"))
+    if found is None:
+        pytest.skip(MISSING)
+    return found

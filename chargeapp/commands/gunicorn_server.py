@@ -75,6 +75,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
             # Our own log lines tell what happens; these only where something is wrong.
             "loglevel": "warning",
             "control_socket_disable": True,
+            "worker_exit": lambda server, worker: worker.app.wsgi().extensions["tracing"].flush(),
         }
         for name, value in options.items():
             self.cfg.set(name, value)

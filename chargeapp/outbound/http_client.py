@@ -21,6 +21,7 @@ from chargeapp.outbound.call_failures import CallBlocked, CallFailed
 from chargeapp.outbound.pinned_transport import PinnedRequest, PinnedTransport, trusted_authorities
 from chargeapp.security.address_policy import AddressPolicy
 from chargeapp.security.callback_url import CallbackUrlRefused, parse_callback_url
+from chargeapp.tracing import NO_TRACING, Tracing
 
 __all__ = ["CallBlocked", "CallFailed", "HttpAnswer", "HttpClient"]
 
@@ -41,8 +42,15 @@ class HttpClient:
     authorities trusted.
     """
 
-    def __init__(self, policy: AddressPolicy | None, pool_size: int, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        policy: AddressPolicy | None,
+        pool_size: int,
+        tls: ssl.SSLContext | None = None,
+        tracing: Tracing = NO_TRACING,
+    ) -> None:
         self._policy = policy
+        self._tracing = tracing
         self._transport = PinnedTransport(policy, pool_size, tls or trusted_authorities())
         self._session = _BareSession()
         self._session.trust_env = False
@@ -56,8 +64,10 @@ class HttpClient:
             target = parse_callback_url(url) if self._policy is None else self._policy.parse(url)
         except CallbackUrlRefused as refused:
             raise CallBlocked(refused.rule, "callback address") from None
-        request = PinnedRequest(url, target, body, headers)
-        response = self._session.send(request, timeout=timeout_seconds, allow_redirects=False, proxies={})
+        with self._tracing.call(target.host, target.port) as call:
+            request = PinnedRequest(url, target, body, {**headers, **call.headers})
+            response = self._session.send(request, timeout=timeout_seconds, allow_redirects=False, proxies={})
+            call.note(http_status=response.status_code)
         return HttpAnswer(
             status=response.status_code,
             retry_after_seconds=retry_after_seconds(response.headers.get("Retry-After"), now=time.time()),

@@ -15,19 +15,22 @@ from chargeapp.storage.outbox import Draft, OwnRow, Ticket
 from chargeapp.storage.turns import DEADLINES, take_turn
 
 
-def record_delivery_events(session: Session, tickets: Collection[Ticket], policy: RetryPolicy, now: datetime) -> None:
-    """Writes each event, moves its request on and settles its row."""
+def record_delivery_events(
+    session: Session, tickets: Collection[Ticket], policy: RetryPolicy, now: datetime
+) -> dict[str, State | None]:
+    """Writes each event, moves its request on and settles its row; returns how each ended, None for another round."""
     rows = outbox.own_rows(session, CallbackDeliveryOutbox, tickets)
     if not rows:
-        return
+        return {}
     found = requests.find_to_move_on(session, {row.request_id for row in rows.values()})
     facts: list[timeline.Fact] = []
     rounds: list[Draft] = []
     moved: list[tuple[str, str, datetime]] = []
     counter = tallies.Counter()
+    states: dict[str, State | None] = {}
     for row in rows.values():
         request = found[row.request_id]
-        state = _next_state(row, policy, request.expires_at, now)
+        state = states[request.id] = _next_state(row, policy, request.expires_at, now)
         first_end = state is not None and request.ended_at is None
         if state is None:
             rounds.append(_next_round(row, request, policy, now))
@@ -42,6 +45,7 @@ def record_delivery_events(session: Session, tickets: Collection[Ticket], policy
     timeline.append(session, facts, now)
     counter.write(session, now)
     outbox.settle(session, CallbackDeliveryOutbox, list(rows), now)
+    return states
 
 
 def expire_overdue(session: Session, now: datetime, overdue_since: datetime, limit: int = 500) -> int:

@@ -34,6 +34,7 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @routes.post("")
     @requires(Scope.SUBMIT)
     def accept() -> Response:
+        began = utcnow()
         body = json_object()
         fields = schema.load(body)
         target = runtime.address_policy.parse(fields["callback_url"])
@@ -54,6 +55,9 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
             body_hash=runtime.vault.hash(fingerprint(fields)),
         )
         taken = intake.store(new)
+        runtime.tracing.accepted(
+            taken.request_id, began, replayed=taken.replayed, traceparent=request.headers.get("traceparent")
+        )
         response = jsonify(
             status="accepted",
             message="Request queued for async processing.",

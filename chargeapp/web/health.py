@@ -62,13 +62,19 @@ def prove_commit(runtime: Runtime) -> None:
         heartbeats.beat(session, "web", utcnow())
 
 
-def _redis(runtime: Runtime) -> dict[str, Any]:
+def answers(probe: redis.Redis) -> bool:
     try:
-        runtime.redis_probe.ping()
+        probe.ping()
     except (redis.RedisError, OSError):
-        # Anybody may ask for health: addresses and paths are for `chargeapp doctor`.
-        return _component("DOWN", error="does not answer")
-    return _component("UP")
+        return False
+    return True
+
+
+def _redis(runtime: Runtime) -> dict[str, Any]:
+    if answers(runtime.redis_probe):
+        return _component("UP")
+    # Anybody may ask for health: addresses and paths are for `chargeapp doctor`.
+    return _component("DOWN", error="does not answer")
 
 
 def _component(status: str, **details: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The figures as JSON and as Prometheus text, read from the database at each scrape."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from prometheus_client import CollectorRegistry
@@ -10,8 +10,10 @@ from prometheus_client.registry import Collector
 
 from chargeapp import reports
 from chargeapp.clock import utcnow
+from chargeapp.errors import TemporaryFailure
 from chargeapp.reports import Figures, Processes
 from chargeapp.runtime import Runtime
+from chargeapp.web.health import answers, prove_commit
 
 
 def as_json(runtime: Runtime) -> dict[str, Any]:
@@ -38,17 +40,32 @@ def as_json(runtime: Runtime) -> dict[str, Any]:
 
 
 def as_prometheus(runtime: Runtime) -> tuple[bytes, str]:
-    figures, processes = _read(runtime)
+    works = {"accepting": _can_commit(runtime), "redis_up": answers(runtime.redis_probe)}
+    now = utcnow()
+    with runtime.database.reading() as session:
+        waits = {
+            each.queue: (now - each.oldest_due_at).total_seconds() if each.oldest_due_at else 0.0
+            for each in reports.backlogs(session, now)
+        }
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(figures, processes, runtime.settings.queue_max_size))
+    registry.register(_Families(*_read(runtime), runtime.settings.queue_max_size, works, waits))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
 class _Families(Collector):
-    def __init__(self, figures: Figures, processes: Processes, queue_max_size: int) -> None:
+    def __init__(
+        self,
+        figures: Figures,
+        processes: Processes,
+        queue_max_size: int,
+        works: dict[str, bool],
+        waits: dict[str, float],
+    ) -> None:
         self._figures = figures
         self._processes = processes
         self._queue_max_size = queue_max_size
+        self._works = works
+        self._waits = waits
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         figures = self._figures
@@ -65,11 +82,22 @@ class _Families(Collector):
         yield _gauge("queue_size_max", "Requests not decided yet beyond which the API refuses", self._queue_max_size)
         yield _gauges("outbox_rows_waiting", "Rows on their way", "queue", figures.backlog)
         yield _gauges("dead_letters", "Rows that could not be processed", "queue", figures.dead_letters)
+        yield _gauges("oldest_due_seconds", "How long the row that is due first has been due", "queue", self._waits)
         yield _gauge("oldest_waiting_seconds", "Age of the oldest undecided request", figures.oldest_waiting_seconds)
         yield _gauges("workers", "Workers alive", "queue", self._processes.workers)
         yield _gauge("circuit_breaker_open", "1 unless closed", float(self._processes.circuit_breaker != "closed"))
         if self._processes.relay_age_seconds is not None:
             yield _gauge("relay_last_seen_seconds", "Since the relay worked", self._processes.relay_age_seconds)
+        yield _gauge("accepting", "1 if the database commits, so that requests are accepted", self._works["accepting"])
+        yield _gauge("redis_up", "1 if Redis answers", self._works["redis_up"])
+
+
+def _can_commit(runtime: Runtime) -> bool:
+    try:
+        prove_commit(runtime)
+    except TemporaryFailure:
+        return False
+    return True
 
 
 def _read(runtime: Runtime) -> tuple[Figures, Processes]:
@@ -93,7 +121,7 @@ def _gauge(name: str, help_: str, value: float) -> GaugeMetricFamily:
     return GaugeMetricFamily(f"chargeapp_{name}", help_, value=value)
 
 
-def _gauges(name: str, help_: str, label: str, values: dict[str, int]) -> GaugeMetricFamily:
+def _gauges(name: str, help_: str, label: str, values: Mapping[str, float]) -> GaugeMetricFamily:
     family = GaugeMetricFamily(f"chargeapp_{name}", help_, labels=[label])
     for key, value in values.items():
         family.add_metric([key], value)

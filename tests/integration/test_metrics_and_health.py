@@ -1,5 +1,6 @@
 """Health, metrics and the console over HTTP, on a real database and a real Redis."""
 
+import contextlib
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -8,8 +9,10 @@ from typing import Any
 import pytest
 from flask.testing import FlaskClient
 from prometheus_client.parser import text_string_to_metric_families
+from pysqlite3 import dbapi2 as sqlite
 from support.builders import (
     DELIVERED,
+    FAILED,
     STATION,
     TOKEN,
     accept,
@@ -20,6 +23,7 @@ from support.builders import (
     end,
     just_now,
     new_runtime,
+    seconds,
 )
 from support.redis_server import RedisServer
 
@@ -231,6 +235,44 @@ def test_prometheus_gets_its_own_text(runtime: Runtime, client: FlaskClient, pat
     assert samples[("chargeapp_workers", "callbacks")] == 1
     assert samples[("chargeapp_circuit_breaker_open",)] == 0
     assert samples[("chargeapp_relay_last_seen_seconds",)] < 60
+
+
+def samples_of(client: FlaskClient) -> dict[tuple[str, ...], float]:
+    text = client.get("/metrics?format=prometheus").get_data(as_text=True)
+    families = text_string_to_metric_families(text)
+    return {(each.name, *each.labels.values()): each.value for family in families for each in family.samples}
+
+
+def test_prometheus_is_told_whether_requests_can_be_accepted(runtime: Runtime, client: FlaskClient) -> None:
+    assert samples_of(client)[("chargeapp_accepting",)] == 1
+
+    other = sqlite.connect(runtime.database.path)
+    with contextlib.closing(other):
+        other.execute("BEGIN IMMEDIATE")
+        found = samples_of(client)
+
+    assert found[("chargeapp_accepting",)] == 0
+    assert found[("chargeapp_requests_total",)] == 0
+
+
+def test_prometheus_is_told_whether_redis_answers(client: FlaskClient, without_redis: Runtime) -> None:
+    assert samples_of(client)[("chargeapp_redis_up",)] == 1
+    assert samples_of(client_of(without_redis))[("chargeapp_redis_up",)] == 0
+
+
+def test_a_row_that_is_due_gets_older_and_one_that_waits_for_its_retry_does_not(
+    runtime: Runtime, client: FlaskClient
+) -> None:
+    accept(runtime.database, now=utcnow() - seconds(60))
+    found = samples_of(client)
+    assert found[("chargeapp_oldest_due_seconds", "authorization")] > 59
+    assert found[("chargeapp_oldest_due_seconds", "callbacks")] == 0
+
+    decide(runtime.database, now=utcnow())
+    attempt(runtime.database, FAILED, utcnow() + seconds(30))
+    found = samples_of(client)
+    assert found[("chargeapp_outbox_rows_waiting", "callbacks")] == 1
+    assert found[("chargeapp_oldest_due_seconds", "callbacks")] == 0
 
 
 def test_the_age_of_a_relay_that_never_ran_is_not_made_up(client: FlaskClient) -> None:
