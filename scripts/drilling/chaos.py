@@ -101,13 +101,14 @@ class Chaos:
         present = {each.kind: each for each in self._shuffled() if each.pid not in self._paused}
         if not self._bag:
             self._bag = self._random.sample(BAG, len(BAG))
-        # One that is just being restarted keeps its turn, unless only such ones are left.
+        # One that is just being restarted keeps its turn, unless only such ones are left: turns that piled up during a
+        # long pause would kill it again and again as soon as it is back, and never let it work.
         for position, kind in enumerate(self._bag):
             if (victim := present.get(kind)) and self._deployment.signal(victim, signal.SIGKILL):
                 del self._bag[position]
                 self._faults.note(f"kill {kind}")
                 return
-        self._bag += self._random.sample(BAG, len(BAG))
+        self._bag.clear()
 
     def _shuffled(self) -> list[Process]:
         found = sorted(self._deployment.processes(), key=lambda each: each.pid)
