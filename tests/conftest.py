@@ -8,6 +8,7 @@ import pytest
 from support.builders import new_database
 from support.postgres_server import PostgresServer, needed_postgres
 from support.prometheus import MISSING, Programs, find_programs
+from support.redis_server import RedisServer
 
 from chargeapp.config import ALIASES, Settings
 from chargeapp.storage.database import Database
@@ -24,6 +25,13 @@ def no_settings_from_outside() -> Iterator[None]:
         for name in names:
             patch.delenv(name, raising=False)
         yield
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[RedisServer]:
+    """A Redis for the tests of one file."""
+    with RedisServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -35,12 +35,6 @@ from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
 def runtime(tmp_path: Path, server: RedisServer) -> Iterator[Runtime]:
     with new_runtime(tmp_path, redis_url=server.url, queue_max_size=10) as runtime:

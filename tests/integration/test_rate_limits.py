@@ -22,12 +22,6 @@ READ = Scope.READ
 ATTEMPTS = int(FAILED_ATTEMPTS.partition("/")[0])
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
 def redis(server: RedisServer) -> Iterator[RedisServer]:
     """Running and empty."""

@@ -35,12 +35,6 @@ from chargeapp.storage import heartbeats
 from chargeapp.transport.rq_transport import BrokerUnavailable
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
 def runtime(tmp_path: Path, server: RedisServer) -> Iterator[Runtime]:
     server.client.flushall()

@@ -60,12 +60,6 @@ class Clock:
         return utcnow() + self.ahead
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
 def runtime(tmp_path: Path, server: RedisServer) -> Iterator[Runtime]:
     server.client.flushall()

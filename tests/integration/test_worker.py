@@ -47,12 +47,6 @@ from chargeapp.storage.models import Heartbeat
 from jobs.worker import Heart, StageWorker, run_worker
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    with RedisServer() as server:
-        yield server
-
-
 @pytest.fixture
 def runtime(tmp_path: Path, server: RedisServer) -> Iterator[Runtime]:
     server.client.flushall()
