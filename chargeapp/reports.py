@@ -134,6 +134,26 @@ def timeline(session: Session, request_id: str) -> list[dict[str, Any]]:
     return [{"type": fact.type, "at": fact.at.isoformat(), **fact.details} for fact in facts]
 
 
+def ways_through_queues(session: Session, request_id: str) -> list[dict[str, Any]]:
+    """When each row of a request was put into its queue, begun with and settled, and by which job."""
+    found = []
+    for stage in STAGES:
+        rows = session.scalars(select(stage.outbox).where(stage.outbox.request_id == request_id))
+        found += [
+            {
+                "queue": stage.queue,
+                "put_at": row.created_at,
+                "due_at": row.due_at,
+                "begun_at": row.taken_at,
+                "settled_at": row.settled_at,
+                "dead_at": row.dead_at,
+                "job": row.job_id,
+            }
+            for row in rows
+        ]
+    return sorted(found, key=lambda row: row["put_at"])
+
+
 def summary(each: SessionRequest) -> dict[str, Any]:
     """One request as callers and operators may see it: the driver token masked."""
     return {

@@ -18,10 +18,11 @@ class Inquiry:
 
 @dataclass(frozen=True)
 class Answer:
-    """`source` names who answered; `millis` is what all tries took together."""
+    """`source` names who answered; `millis` is what all tries took together; `failures` says why tries failed."""
 
     decision: Decision
     reason: str | None
     source: str
     tries: int = 1
     millis: int = 0
+    failures: tuple[str, ...] = ()

@@ -44,6 +44,7 @@ class AuthorizationService:
         body = json.dumps({"station_id": inquiry.station_id, "driver_token": inquiry.driver_token}).encode()
         reason = Reason.AUTHORIZATION_TIMEOUT
         tries = 0
+        failures: list[str] = []
         while tries <= self._max_retries and (left := give_up_at - time.monotonic()) > 0:
             if self._breaker and not self._breaker.admits():
                 reason = Reason.CIRCUIT_OPEN
@@ -56,17 +57,19 @@ class AuthorizationService:
             except (TemporaryFailure, PermanentFailure) as error:
                 timed_out = getattr(error, "reason", "") == "timeout"
                 reason = Reason.AUTHORIZATION_TIMEOUT if timed_out else Reason.AUTHORIZATION_ERROR
+                failures.append(str(error))
             finally:
                 # Whatever happened: a breaker that waits for the outcome of its probe stays open for ever.
                 self._record(succeeded=succeeded)
             if succeeded:
-                return Answer(decision, _masked(why, inquiry.driver_token), SOURCE, tries, millis_since(started))
+                why = _masked(why, inquiry.driver_token)
+                return Answer(decision, why, SOURCE, tries, millis_since(started), tuple(failures))
             pause = FIRST_PAUSE_SECONDS * 2 ** (tries - 1) * random.uniform(1, 1.5)
             if tries <= self._max_retries and time.monotonic() + pause < give_up_at:
                 time.sleep(pause)
             else:
                 break
-        return Answer(Decision.UNKNOWN, reason, SOURCE, tries, millis_since(started))
+        return Answer(Decision.UNKNOWN, reason, SOURCE, tries, millis_since(started), tuple(failures))
 
     def _record(self, *, succeeded: bool) -> None:
         if self._breaker:

@@ -119,5 +119,6 @@ def _decided(request_id: str, answer: Answer) -> timeline.Fact:
             "source": answer.source,
             "tries": answer.tries,
             "millis": answer.millis,
+            **({"failures": list(answer.failures)} if answer.failures else {}),
         },
     )

@@ -62,6 +62,7 @@ def console(runtime: Runtime) -> Blueprint:
                 "request.html",
                 each=found,
                 facts=reports.timeline(session, request_id),
+                ways=reports.ways_through_queues(session, request_id),
                 why_not=why_not(session, found),
             )
 

@@ -143,6 +143,16 @@ def test_a_failure_is_tried_again_within_the_deadline(authorize: Authorize, stub
     assert len(stub.asked) == 2
 
 
+def test_the_answer_says_why_tries_failed(authorize: Authorize, stub: Stub) -> None:
+    answer = authorize((500, b""), (200, b"no JSON"), says(status="allowed"), retries=3)
+
+    assert answer.failures == (
+        "The authorization service answered 500",
+        "The authorization service answered nonsense",
+    )
+    assert authorize(says(status="allowed")).failures == ()
+
+
 def test_after_the_last_retry_it_is_unknown(authorize: Authorize, stub: Stub) -> None:
     answer = authorize((503, b""), retries=2)
 

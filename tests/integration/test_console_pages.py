@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 from sqlalchemy import update
-from support.builders import TOKEN, accept, attempt, change, decide, end, seconds
+from support.builders import TOKEN, accept, attempt, change, decide, end, just_now, rows, seconds
 from support.callers import api_of, bearer, make_key
 from support.redis_server import RedisServer
 
 from chargeapp.clock import utcnow
+from chargeapp.domain.authorization import Answer
+from chargeapp.domain.charging_session import Decision
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
@@ -78,6 +80,29 @@ def test_a_request_is_shown_with_its_timeline_wherever_it_is(
     assert request_id in answer.text
     assert "DRIV…6789" in answer.text
     assert TOKEN not in answer.text
+
+
+def test_a_request_is_followed_through_the_queues(console: tuple[Runtime, FlaskClient]) -> None:
+    runtime, client = console
+    request_id = request_on_its_way(runtime, 2)
+
+    page = client.get(f"/requests/{request_id}").text
+    ways = page.partition("Through the queues</h2>")[2]
+
+    cells = [cell.partition("</td>")[0] for cell in ways.split('<td role="cell">')[1:]]
+    queues = [cell for cell in cells if cell in ("authorization", "callbacks", "delivery-events")]
+    assert queues == ["authorization", "callbacks", "delivery-events"]
+    assert ways.count("<time") == 3 + 3 + 2  # the last one is stored and due
+
+
+def test_failed_tries_of_the_authorization_are_in_the_timeline(console: tuple[Runtime, FlaskClient]) -> None:
+    runtime, client = console
+    accept(runtime.database, now=(now := just_now()))
+    answer = Answer(Decision.ALLOWED, None, "authorization_service", 2, 7, ("The authorization service answered 500",))
+    decide(runtime.database, answer, now)
+    (request,) = rows(runtime.database, SessionRequest)
+
+    assert "failures: The authorization service answered 500<" in client.get(f"/requests/{request.id}").text
 
 
 def test_the_overview_leads_to_the_page_of_a_request(console: tuple[Runtime, FlaskClient]) -> None:
