@@ -71,9 +71,10 @@ class Runtime:
 
     @cached_property
     def database(self) -> Database:
-        return Database(self.settings.resolved_database_url, self._unseal_address)
+        return Database(self.settings.resolved_database_url, self.unseal_address)
 
-    def _unseal_address(self, sealed: bytes) -> str:
+    def unseal_address(self, sealed: bytes) -> str:
+        """Where the store went; raises DatabaseUnavailable."""
         try:
             return self.address_vault.open(sealed)
         except TokenUnreadable as error:

@@ -51,7 +51,7 @@ def migrate_store(url: str, abandon: bool, as_json: bool) -> None:
             began_at = time.monotonic()
             switched = _move(runtime, old, new)
         except StoreMoved as moved:
-            _check_same(runtime.address_vault.open(moved.sealed), new)
+            _check_same(runtime.unseal_address(moved.sealed), new)
             store_move.finish(new)
             click.echo(json.dumps({"state": "moved before"}) if as_json else "The store was moved before.")
             return

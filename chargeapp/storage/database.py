@@ -19,9 +19,12 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
+from chargeapp.logs import get_logger
 from chargeapp.storage import news
 from chargeapp.storage.moved import StoreMoved
 from chargeapp.storage.wakeups import Wakeups
+
+log = get_logger()
 
 EXAMPLES = "for example sqlite:////srv/c.db or postgresql://chargeapp@db.example/chargeapp"
 # PostgreSQL's words for tables, columns and rights that are missing; SQLite counts them among its troubles by itself.
@@ -162,6 +165,7 @@ class Database:
             if len(self._stores) == 1:
                 self.url = make_url(self._unseal(moved.sealed))
                 self._stores.append(_open(self.url))
+                log.warning("The store has moved, going on with PostgreSQL. Set DATABASE_URL.", action="store_moved")
 
 
 def data_file(url: str) -> Path | None:

@@ -5,19 +5,26 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from cli_support import DRIVER, accept, ago, chargeapp, data_dir, end, now, runtime, tables
-from sqlalchemy import insert, select
+from pysqlite3 import dbapi2 as sqlite
+from sqlalchemy import delete, select
 from support.postgres_server import EMPTY, PostgresServer
 
 from chargeapp.domain.callback import Outcome
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.services.access_list import ANY, Entry, put_entries
-from chargeapp.storage import outbox
+from chargeapp.services.retention import Retention, forget
+from chargeapp.storage import outbox, schema
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import Base, EventRecord, Heartbeat, IdempotencyKey
+from chargeapp.storage.moved import MoveRefused
+from chargeapp.storage.moving.store_move import StoreMove
 
 __all__ = ["data_dir", "tables"]
 
@@ -44,6 +51,7 @@ main()
 """
 # What means something in SQLite's JSON or PostgreSQL's COPY.
 ODD_KEY = 'a "key"\t\\N\n\\.'
+NOT_EMPTY = "chargeapp: The PostgreSQL database is not empty: it has heartbeats. Name a new one."
 POINTS = [
     ("target", "begin", 1),  # changes are noted, PostgreSQL knows of nothing
     ("target", "copy", 3),
@@ -72,11 +80,7 @@ def filled(tables: Path) -> Path:
         accept(app)
         with app.database.writing() as session:
             put_entries(session, [Entry(app.vault.hash(DRIVER), "driv…0001", ANY, blocked=True)], now())
-            session.execute(
-                insert(IdempotencyKey).values(
-                    caller="", key='a "key"\t\\N', body_hash="h", request_id="r", created_at=now()
-                )
-            )
+            session.add(IdempotencyKey(caller="", key=ODD_KEY, body_hash="h", request_id="r", created_at=now()))
             session.add(Heartbeat(process="relay", at=now()))
             [held] = outbox.claim_due(session, AUTHORIZATION.outbox, job_id="under way", limit=1, now=now(), taken=True)
             assert held.seq == 1
@@ -147,3 +151,174 @@ def test_a_tool_that_was_killed_is_repeated(filled: Path, url: str, point: tuple
         assert app.database.path is None
     assert told["state"] == ("moved before" if switched else "moved")
     assert switched == (point[1] == "finish")
+
+
+def test_a_database_with_something_in_it_is_refused_and_the_store_left_alone(filled: Path, url: str) -> None:
+    new = Database(url)
+    schema.upgrade(new)
+    with new.writing() as session:
+        session.add(Heartbeat(process="relay", at=now()))
+    new.close()
+
+    ended = chargeapp("migrate-store", "--to", url)
+
+    assert (ended.status, ended.err) == (1, f"{NOT_EMPTY}\n")
+    assert triggers(filled) == {"events_never_change"}
+
+
+def test_a_database_that_another_store_fills_is_refused(
+    filled: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_killed(url, "source", "close_for_good", 1)
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{filled}/another.db")
+    chargeapp("db", "upgrade")
+
+    ended = chargeapp("migrate-store", "--to", url)
+
+    assert ended.status == 1
+    assert "another store" in ended.err
+
+
+def test_nobody_works_with_a_database_that_is_being_filled(
+    filled: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move_killed(url, "target", "analyze", 1)
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    meanwhile = chargeapp("purge")
+
+    assert meanwhile.status == 1
+    assert "being filled by chargeapp migrate-store" in meanwhile.err
+
+
+def test_a_database_that_was_filled_is_like_any_other(filled: Path, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    move(url)
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    assert chargeapp("db", "status").status == 0
+    assert chargeapp("purge", "--json").out.startswith('{"requests": 3,')
+
+
+def test_what_others_did_there_nevertheless_is_noticed(filled: Path, url: str) -> None:
+    move_killed(url, "source", "close_for_good", 1)
+    with closing(Database(url)) as new, new.writing() as session:
+        session.execute(delete(IdempotencyKey))
+
+    ended = chargeapp("migrate-store", "--to", url)
+
+    assert ended.status == 1
+    assert "The counts differ, so nothing was switched" in ended.err
+
+
+def test_a_move_that_is_given_up_leaves_the_store_as_it_was(filled: Path, url: str, postgres: PostgresServer) -> None:
+    move_killed(url, "source", "close_for_good", 1)
+    noting = triggers(filled)
+
+    ended = chargeapp("migrate-store", "--to", url, "--abandon")
+
+    assert len(noting) > 1
+    assert ended.status == 0
+    assert triggers(filled) == {"events_never_change"}
+
+
+def test_another_database_may_be_named_while_the_first_is_being_filled(
+    filled: Path, url: str, postgres: PostgresServer
+) -> None:
+    move_killed(url, "source", "close_for_good", 1)
+    with runtime() as app:
+        accept(app)
+        before = everything(app.database)
+
+    with postgres.new_database(EMPTY) as second:
+        move(second)
+
+        with runtime() as app:
+            assert everything(app.database) == before
+
+
+def test_the_old_file_takes_no_write_from_anybody(filled: Path, url: str) -> None:
+    move(url)
+
+    file = sqlite.connect(filled / "chargeapp.db", isolation_level=None)
+    for table in (*Base.metadata.tables, "alembic_version"):
+        with pytest.raises(sqlite.IntegrityError, match="has moved to PostgreSQL"):
+            file.execute(f"INSERT INTO {table} DEFAULT VALUES")
+    file.close()
+
+
+def test_a_process_without_the_keys_is_told_where_to_look(filled: Path, url: str) -> None:
+    move(url)
+
+    database = Database(f"sqlite:///{filled}/chargeapp.db")
+    with pytest.raises(DatabaseUnavailable, match="set DATABASE_URL"), database.writing():
+        pass
+    with pytest.raises(DatabaseUnavailable, match="set DATABASE_URL"), database.glancing():
+        pass
+    database.close()
+
+
+def test_a_password_is_not_readable_in_the_old_file(filled: Path, url: str) -> None:
+    password = "kept-to-itself"
+    move(url.replace("@", f":{password}@"))
+
+    assert all(password.encode() not in file.read_bytes() for file in filled.iterdir() if file.is_file())
+
+
+def test_what_changes_between_the_passes_arrives(filled: Path, url: str) -> None:
+    """Rows that came, changed, went, and came again under the number of one that went."""
+    with runtime() as app, closing(Database(url)) as new:
+        moving = StoreMove(app.database, new)
+        list(moving.copy())
+        end(app, Outcome.DELIVERED)
+        with app.database.writing() as session:
+            assert forget(session, Retention(timedelta(days=30), timedelta(days=1)), now()).requests == 3
+        list(moving.catch_up())
+        moving.check()
+        accept(app)
+        with app.database.writing() as session:
+            put_entries(session, [Entry(app.vault.hash(DRIVER), "driv…0001", ANY, blocked=False)], now())
+        before = everything(app.database)
+
+        switched = moving.switch(app.address_vault.seal(url))
+
+        assert switched.before == switched.after
+        assert everything(app.database) == before
+        assert app.database.path is None
+
+
+def test_a_second_tool_beside_the_first_gives_up(filled: Path, url: str) -> None:
+    with runtime() as app, closing(Database(url)) as new:
+        first = StoreMove(app.database, new)
+        second = StoreMove(app.database, new)
+        list(first.copy())
+
+        with pytest.raises(MoveRefused, match="Somebody else"):
+            list(second.copy())
+
+
+def test_a_backup_made_during_a_move_knows_nothing_of_it(filled: Path, url: str, tmp_path: Path) -> None:
+    move_killed(url, "source", "close_for_good", 1)
+    assert chargeapp("backup", str(tmp_path / "copy.db")).status == 0
+    with runtime() as app, app.database.writing() as session:
+        session.execute(delete(Heartbeat))
+
+    assert chargeapp("restore", str(tmp_path / "copy.db"), "--yes").status == 0
+
+    assert triggers(filled) == {"events_never_change"}
+
+
+def test_a_store_that_has_moved_is_not_restored_in_the_old_place(filled: Path, url: str, tmp_path: Path) -> None:
+    assert chargeapp("backup", str(tmp_path / "copy.db")).status == 0
+    move(url)
+
+    ended = chargeapp("restore", str(tmp_path / "copy.db"), "--yes")
+
+    assert ended.status == 1
+    assert "pg_restore" in ended.err
+
+
+def triggers(directory: Path) -> set[str]:
+    file = sqlite.connect(directory / "chargeapp.db")
+    found = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
+    file.close()
+    return found

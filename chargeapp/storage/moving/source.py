@@ -37,25 +37,30 @@ class Change:
 
 
 def begin(session: Session) -> Origin:
-    """From here on every change is noted; the second time it only tells what it did the first time."""
+    """From here on every change is noted; what was noted for a move before is forgotten."""
     connection = session.connection()
-    if not is_begun(connection):
-        last = {table.name: _one(connection, f"SELECT coalesce(max(rowid), 0) FROM {table.name}") for table in TABLES}
-        newest = _one(connection, f"SELECT coalesce(max(id), '') FROM {REQUESTS}")
-        rows_on_driver(connection, "CREATE TABLE moving (id TEXT, last TEXT, newest_request TEXT)")
-        rows_on_driver(connection, "INSERT INTO moving VALUES (?, ?, ?)", (uuid.uuid4().hex, json.dumps(last), newest))
-        rows_on_driver(
-            connection,
-            "CREATE TABLE moving_changes (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, row_key TEXT)",
-        )
-        for table in TABLES:
-            _note_changes(connection, table)
-    [(id_, last_rows, newest)] = rows_on_driver(connection, "SELECT id, last, newest_request FROM moving")
-    return Origin(id_, json.loads(last_rows), newest)
+    forget(session)
+    last = {table.name: _one(connection, f"SELECT coalesce(max(rowid), 0) FROM {table.name}") for table in TABLES}
+    found = Origin(uuid.uuid4().hex, last, _one(connection, f"SELECT coalesce(max(id), '') FROM {REQUESTS}"))
+    rows_on_driver(connection, "CREATE TABLE moving (id TEXT, last TEXT, newest_request TEXT)")
+    rows_on_driver(
+        connection, "INSERT INTO moving VALUES (?, ?, ?)", (found.id, json.dumps(last), found.newest_request)
+    )
+    rows_on_driver(
+        connection, "CREATE TABLE moving_changes (number INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, row_key TEXT)"
+    )
+    for table in TABLES:
+        _note_changes(connection, table)
+    return found
 
 
-def is_begun(connection: Connection) -> bool:
-    return bool(rows_on_driver(connection, "SELECT 1 FROM sqlite_master WHERE name = 'moving'"))
+def origin(session: Session) -> Origin | None:
+    """What the move began with that is under way."""
+    connection = session.connection()
+    if not rows_on_driver(connection, "SELECT 1 FROM sqlite_master WHERE name = 'moving'"):
+        return None
+    [(id_, last, newest)] = rows_on_driver(connection, "SELECT id, last, newest_request FROM moving")
+    return Origin(id_, json.loads(last), newest)
 
 
 def _note_changes(connection: Connection, table: MovedTable) -> None:
@@ -120,7 +125,7 @@ def counts(cursor: Any) -> dict[str, int]:
 def close_for_good(session: Session, sealed: bytes) -> None:
     """With this commit the store is elsewhere; whoever may have the file open, nobody writes to it again."""
     connection = session.connection()
-    abandon(partial(rows_on_driver, connection))
+    forget(session)
     rows_on_driver(connection, "CREATE TABLE moved_to (url BLOB NOT NULL)")
     rows_on_driver(connection, "INSERT INTO moved_to VALUES (?)", (sealed,))
     for name in (*Base.metadata.tables, "alembic_version", "moved_to"):

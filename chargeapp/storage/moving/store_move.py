@@ -27,19 +27,27 @@ class Switched:
 
 
 class StoreMove:
-    """Raises StoreMoved where the file says that it was moved already."""
+    """Raises StoreMoved where the file says that it was moved before, MoveRefused where the database is another's."""
 
     def __init__(self, old: Database, new: Database) -> None:
         self._old = old
         self._new = new
+        schema.upgrade(new)
         with new.reading() as session:
-            begun = target.is_begun(session)
-        if not begun:
-            schema.upgrade(new)
-        with old.writing() as session:
-            self._origin = source.begin(session)
+            filled_by = target.origin(session)
+        with old.reading() as view:
+            found = source.origin(view)
+        if filled_by is None:
+            with old.writing() as session:
+                found = source.begin(session)
+            with new.writing() as session:
+                target.begin(session, found)
+        if found is None or filled_by not in (None, found.id):
+            raise MoveRefused("The PostgreSQL database was being filled from another store. Name a new one.")
+        self._origin = found
         with new.writing() as session:
-            self._progress = target.begin(session, self._origin)
+            target.close_to_others(session)
+            self._progress = target.progress(session)
 
     @property
     def left(self) -> int:
@@ -90,18 +98,19 @@ class StoreMove:
     def switch(self, sealed: bytes) -> Switched:
         """While nobody can write: applies the last changes, and says in the file where the store is from now on."""
         with self._new.reading() as after:
-            target.unhurried(after)
             with self._old.writing() as last:
                 began_at = time.monotonic()
                 with self._filling() as session:
                     while self._apply(last, session):
                         pass
                     target.number_on(session)
+                    target.open_to_others(session)
+                target.unhurried(after)
                 target.take_view(after)
                 source.close_for_good(last, sealed)
             pause = time.monotonic() - began_at
+            finish(self._new)
             there = target.counts(after)
-        finish(self._new)
         return Switched(self._counts_of_file(), there, pause)
 
     def _counts_of_file(self) -> dict[str, int]:
@@ -112,7 +121,9 @@ class StoreMove:
     @contextmanager
     def _filling(self) -> Iterator[Session]:
         with self._new.writing() as session:
-            target.in_utc(session)
+            target.fill(session)
+            if target.progress(session) != self._progress:
+                raise MoveRefused("Somebody else is moving this store just now.")
             yield session
 
     def _apply(self, view: Session, session: Session) -> int:

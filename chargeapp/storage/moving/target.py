@@ -1,19 +1,30 @@
-"""The PostgreSQL database that is being filled. Until the end its tables have a version that no process starts with."""
+"""The PostgreSQL database that is being filled: until the end it takes nothing from anybody else."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 from psycopg import sql
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
 from chargeapp.storage.moved import MoveRefused
 from chargeapp.storage.moving.source import Change, Origin
-from chargeapp.storage.moving.tables import TABLES, MovedTable, Raw
+from chargeapp.storage.moving.tables import NOT_MOVED, TABLES, MovedTable, Raw
 
-VERSION = "being filled"
+FILLED = (*(table.name for table in TABLES), *sorted(NOT_MOVED))
+# Rights that are missing count as trouble with the database: the API answers 503, workers try again.
+GUARD = """
+CREATE OR REPLACE FUNCTION refuse_others() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+IF current_setting('chargeapp.filling', true) IS DISTINCT FROM 'on' THEN
+    RAISE EXCEPTION 'This database is being filled by chargeapp migrate-store' USING ERRCODE = 'insufficient_privilege';
+END IF;
+RETURN NULL;
+END $$
+"""
 
 
 @dataclass(frozen=True)
@@ -28,22 +39,42 @@ def is_begun(session: Session) -> bool:
     return _rows(session, sql.SQL("SELECT to_regclass('moving')::text")) == [("moving",)]
 
 
-def begin(session: Session, origin: Origin) -> Progress:
-    """Raises MoveRefused unless it is empty, or was being filled from this very file."""
-    if not is_begun(session):
-        for name in (*(table.name for table in TABLES), "heartbeats"):
-            if _rows(session, sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(name))):
-                raise MoveRefused(f"The PostgreSQL database is not empty: there are {name}. Name a new database.")
-        _rows(session, sql.SQL("CREATE TABLE moving (origin text, copied text, position bigint, version text)"))
+def origin(session: Session) -> str | None:
+    """The id of the move that fills it, None if it is empty; raises MoveRefused if it is neither."""
+    if is_begun(session):
+        return str(_rows(session, sql.SQL("SELECT origin FROM moving"))[0][0])
+    for name in FILLED:
+        if _rows(session, sql.SQL("SELECT 1 FROM {} LIMIT 1").format(sql.Identifier(name))):
+            raise MoveRefused(f"The PostgreSQL database is not empty: it has {name}. Name a new one.")
+    return None
+
+
+def begin(session: Session, origin: Origin) -> None:
+    _rows(session, sql.SQL("CREATE TABLE moving (origin text, copied text, position bigint)"))
+    _rows(session, sql.SQL("INSERT INTO moving VALUES (%s, %s, 0)"), (origin.id, json.dumps({})))
+
+
+def close_to_others(session: Session) -> None:
+    """They would be at work beside those on SQLite."""
+    open_to_others(session)
+    _rows(session, sql.SQL(GUARD))
+    for name in FILLED:
         _rows(
             session,
-            sql.SQL("INSERT INTO moving SELECT %s, '{{}}', 0, version_num FROM alembic_version").format(),
-            (origin.id,),
+            sql.SQL(
+                "CREATE TRIGGER refuse_others BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {}"
+                " FOR EACH STATEMENT EXECUTE FUNCTION refuse_others()"
+            ).format(sql.Identifier(name)),
         )
-        _rows(session, sql.SQL("UPDATE alembic_version SET version_num = %s"), (VERSION,))
-    [(id_, copied, position)] = _rows(session, sql.SQL("SELECT origin, copied, position FROM moving"))
-    if id_ != origin.id:
-        raise MoveRefused("The PostgreSQL database was being filled from another file. Name a new database.")
+
+
+def open_to_others(session: Session) -> None:
+    _rows(session, sql.SQL("DROP FUNCTION IF EXISTS refuse_others() CASCADE"))
+
+
+def progress(session: Session) -> Progress:
+    """Nobody else fills it until this transaction ends."""
+    [(copied, position)] = _rows(session, sql.SQL("SELECT copied, position FROM moving FOR UPDATE"))
     return Progress(json.loads(copied), position)
 
 
@@ -111,13 +142,12 @@ def counts(session: Session) -> dict[str, int]:
 
 def finish(session: Session) -> None:
     """From here on it is a database like any other; the second time there is nothing to do."""
-    if is_begun(session):
-        _rows(session, sql.SQL("UPDATE alembic_version SET version_num = version FROM moving"))
-        _rows(session, sql.SQL("DROP TABLE moving"))
+    _rows(session, sql.SQL("DROP TABLE IF EXISTS moving"))
 
 
-def in_utc(session: Session) -> None:
-    """SQLite's times name no zone."""
+def fill(session: Session) -> None:
+    """This transaction may; and SQLite's times, which name no zone, are in UTC."""
+    _rows(session, sql.SQL("SET LOCAL chargeapp.filling TO 'on'"))
     _rows(session, sql.SQL("SET LOCAL timezone TO 'UTC'"))
 
 
@@ -191,7 +221,18 @@ def _rows(session: Session, statement: sql.SQL | sql.Composed, parameters: Seque
         return cursor.fetchall() if cursor.description else []
 
 
-def _cursor(session: Session) -> psycopg.Cursor[Any]:
-    driver: Any = session.connection().connection.dbapi_connection
-    cursor: psycopg.Cursor[Any] = driver.cursor()
-    return cursor
+@contextmanager
+def _cursor(session: Session) -> Iterator[psycopg.Cursor[Any]]:
+    """The driver's own; raises what SQLAlchemy would, and MoveRefused for a row that PostgreSQL does not take."""
+    connection = session.connection()
+    driver: Any = connection.connection.dbapi_connection
+    try:
+        with driver.cursor() as cursor:
+            yield cursor
+    except (psycopg.DataError, psycopg.IntegrityError) as error:
+        # Not the whole message: it may show the row.
+        raise MoveRefused(f"PostgreSQL does not take a row: {error.diag.message_primary or error}") from error
+    except psycopg.Error as error:
+        raise DBAPIError.instance(
+            "", None, error, psycopg.Error, hide_parameters=True, dialect=connection.dialect
+        ) from error
