@@ -32,10 +32,10 @@ __all__ = ["data_dir", "tables"]
 KILLED = """
 import os, signal, sys
 from chargeapp.commands import main
-from chargeapp.storage.moving import source, store_move, target
+from chargeapp.storage.moving import source, target, target_rows
 
 module, name, call = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
-module = {"source": source, "target": target, "store_move": store_move}[module]
+module = {"source": source, "target": target, "target_rows": target_rows}[module]
 original = getattr(module, name)
 calls = 0
 
@@ -54,7 +54,7 @@ ODD_KEY = 'a "key"\t\\N\n\\.'
 NOT_EMPTY = "chargeapp: The PostgreSQL database is not empty: it has heartbeats. Name a new one."
 POINTS = [
     ("target", "begin", 1),  # changes are noted, PostgreSQL knows of nothing
-    ("target", "copy", 3),
+    ("target_rows", "copy", 3),
     ("target", "note", 6),
     ("source", "forget_changes", 1),
     ("target", "analyze", 1),
@@ -322,3 +322,12 @@ def triggers(directory: Path) -> set[str]:
     found = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
     file.close()
     return found
+
+
+def test_doctor_reminds_of_the_setting(filled: Path, url: str) -> None:
+    move(url)
+
+    found = {each["check"]: each for each in json.loads(chargeapp("doctor", "--json").out)["checks"]}
+
+    assert found["store"]["status"] == "warn"
+    assert "DATABASE_URL" in found["store"]["advice"]

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from chargeapp.storage import schema
 from chargeapp.storage.database import Database
 from chargeapp.storage.moved import MoveRefused
-from chargeapp.storage.moving import source, target
+from chargeapp.storage.moving import source, target, target_rows
 from chargeapp.storage.moving.tables import TABLES
 
 PAGE = 5_000
@@ -63,7 +63,7 @@ class StoreMove:
                     last, rows = source.page(view, table, self._origin, after, PAGE)
                 last = last if rows else self._origin.last[table.name]
                 with self._filling() as session:
-                    target.copy(session, table, rows)
+                    target_rows.copy(session, table, rows)
                     self._note(session, copied={**self._progress.copied, table.name: last})
                 yield last - after
                 after = last
@@ -130,7 +130,7 @@ class StoreMove:
         position = self._progress.position
         until, count = source.last_change(view, position, PAGE)
         if count:
-            target.apply(session, {table: source.changes(view, table, position, until) for table in TABLES})
+            target_rows.apply(session, {table: source.changes(view, table, position, until) for table in TABLES})
             self._note(session, position=until)
         return count
 
