@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cli_support import DRIVER, accept, ago, chargeapp, data_dir, end, now, runtime, tables
 from pysqlite3 import dbapi2 as sqlite
-from sqlalchemy import delete, select
+from sqlalchemy import delete, select, text
 from support.postgres_server import EMPTY, PostgresServer
 
 from chargeapp.domain.callback import Outcome
@@ -322,6 +322,48 @@ def triggers(directory: Path) -> set[str]:
     found = {name for (name,) in file.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'")}
     file.close()
     return found
+
+
+def test_a_row_that_postgresql_does_not_take_ends_the_move_and_sqlite_works_on(filled: Path, url: str) -> None:
+    with runtime() as app, app.database.writing() as session:
+        session.add(IdempotencyKey(caller="", key="zero\0", body_hash="h", request_id="r", created_at=now()))
+
+    ended = chargeapp("migrate-store", "--to", url)
+
+    with runtime() as app:
+        accept(app)
+        assert app.database.path
+    assert ended.status == 1
+    assert "PostgreSQL does not take a row" in ended.err
+
+
+DAMAGE = """
+CREATE FUNCTION damage() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.token_masked = 'else'; RETURN NEW; END $$;
+CREATE TRIGGER damage BEFORE INSERT ON {} FOR EACH ROW EXECUTE FUNCTION damage()
+"""
+
+
+@pytest.mark.parametrize("table", ["access_list", "charging_session_requests"])
+def test_a_row_that_arrives_otherwise_ends_the_move(filled: Path, url: str, table: str) -> None:
+    with runtime() as app, closing(Database(url)) as new:
+        moving = StoreMove(app.database, new)
+        with new.writing() as session:
+            session.execute(text(DAMAGE.format(table)))
+
+        with pytest.raises(MoveRefused, match=f"does not give back what was copied to {table}"):
+            list(moving.copy())
+
+
+def test_a_change_that_arrives_otherwise_ends_the_move(filled: Path, url: str) -> None:
+    with runtime() as app, closing(Database(url)) as new:
+        moving = StoreMove(app.database, new)
+        list(moving.copy())
+        with new.writing() as session:
+            session.execute(text(DAMAGE.format("charging_session_requests")))
+        accept(app)
+
+        with pytest.raises(MoveRefused, match="does not give back"):
+            list(moving.catch_up())
 
 
 def test_doctor_reminds_of_the_setting(filled: Path, url: str) -> None:
