@@ -17,6 +17,7 @@ from deployment import STATION, Deployment
 from pysqlite3 import dbapi2 as sqlite
 from servers import Answer, Receiver
 from sqlalchemy import func, select
+from support.killed_move import move_killed
 from support.postgres_server import EMPTY, PostgresServer
 
 from chargeapp.storage.models import EventRecord
@@ -61,7 +62,7 @@ class Moved:
 
 @pytest.fixture(scope="module")
 def moved(postgres: PostgresServer, data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Moved]:
-    """The tool is killed in the middle of copying and started again, while callers go on; all requests have ended."""
+    """The tool is killed twice and started again, while callers go on; in the end all requests have ended."""
     with postgres.new_database(EMPTY) as url, Deployment(data_dir()) as deployment:
         deployment.up()
         path = receiver.path(Answer(204, delay_seconds=0.1))
@@ -72,7 +73,8 @@ def moved(postgres: PostgresServer, data_dir: Callable[[], Path], receiver: Rece
             callers = [pool.submit(traffic.run) for _ in range(CALLERS)]
             try:
                 deployment.until(lambda: len(traffic.accepted) > MORE, "no traffic")
-                kill_while_it_copies(deployment, url)
+                move_killed(url, "target", "analyze", environment=deployment.environment)
+                move_killed(url, "source", "close_for_good", environment=deployment.environment)
                 told = json.loads(move(deployment, url))
                 before = len(traffic.accepted)
                 deployment.until(lambda: len(traffic.accepted) > before + MORE, "no traffic after the switch")
@@ -82,20 +84,6 @@ def moved(postgres: PostgresServer, data_dir: Callable[[], Path], receiver: Rece
                 caller.result()
         deployment.until(lambda: ended(deployment) == len(traffic.accepted), "requests did not end")
         yield Moved(deployment, url, file, traffic, receiver.by_request(path), told)
-
-
-def kill_while_it_copies(deployment: Deployment, url: str) -> None:
-    process = deployment.start("migrate-store", "--to", url)
-    deployment.until(lambda: copied(url) or process.poll() is not None, "nothing copied")
-    process.kill()
-    process.wait()
-
-
-def copied(url: str) -> bool:
-    with psycopg.connect(url) as connection:
-        if connection.execute("SELECT to_regclass('moving')").fetchone() == (None,):
-            return False
-        return connection.execute("SELECT copied FROM moving").fetchone() != ("{}",)
 
 
 def move(deployment: Deployment, url: str) -> str:

@@ -1,9 +1,6 @@
 """Moving a store to PostgreSQL: everything arrives, a tool that was killed goes on, the old file takes no more."""
 
 import json
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import timedelta
@@ -13,6 +10,7 @@ import pytest
 from cli_support import DRIVER, accept, ago, chargeapp, data_dir, end, now, runtime, tables
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import delete, select, text
+from support.killed_move import move_killed
 from support.postgres_server import EMPTY, PostgresServer
 
 from chargeapp.domain.callback import Outcome
@@ -28,27 +26,6 @@ from chargeapp.storage.moving.store_move import StoreMove
 
 __all__ = ["data_dir", "tables"]
 
-# Killed just before it would call this.
-KILLED = """
-import os, signal, sys
-from chargeapp.commands import main
-from chargeapp.storage.moving import source, target, target_rows
-
-module, name, call = sys.argv.pop(1), sys.argv.pop(1), int(sys.argv.pop(1))
-module = {"source": source, "target": target, "target_rows": target_rows}[module]
-original = getattr(module, name)
-calls = 0
-
-def kill(*given):
-    global calls
-    calls += 1
-    if calls == call:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return original(*given)
-
-setattr(module, name, kill)
-main()
-"""
 # What means something in SQLite's JSON or PostgreSQL's COPY.
 ODD_KEY = 'a "key"\t\\N\n\\.'
 NOT_EMPTY = "chargeapp: The PostgreSQL database is not empty: it has heartbeats. Name a new one."
@@ -103,12 +80,6 @@ def move(url: str) -> dict[str, object]:
     assert ended.status == 0, ended.err
     found: dict[str, object] = json.loads(ended.out)
     return found
-
-
-def move_killed(url: str, *point: object) -> None:
-    command = [sys.executable, "-c", KILLED, *map(str, point), "migrate-store", "--to", url]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def test_every_row_arrives_as_it_was(filled: Path, url: str) -> None:
