@@ -8,7 +8,7 @@ from redis import Redis
 from chargeapp import failpoints
 from chargeapp.config import Settings
 from chargeapp.domain.retry_policy import RetryPolicy
-from chargeapp.errors import MisconfiguredError, RequestRefused
+from chargeapp.errors import DatabaseUnavailable, MisconfiguredError, RequestRefused
 from chargeapp.outbound.access_list import AccessList
 from chargeapp.outbound.authorization_service import AuthorizationService
 from chargeapp.outbound.callback_endpoint import CallbackEndpoint
@@ -18,11 +18,12 @@ from chargeapp.outbound.webhook_signers import WebhookSigners
 from chargeapp.relay import Relay
 from chargeapp.security.address_policy import AddressPolicy
 from chargeapp.security.callback_url import parse_callback_url
-from chargeapp.security.driver_tokens import TokenVault
+from chargeapp.security.driver_tokens import TokenUnreadable, TokenVault
 from chargeapp.security.secrets_file import Secrets, load_secrets
 from chargeapp.security.signatures import Signer
 from chargeapp.services.retention import Retention
 from chargeapp.storage.database import Database
+from chargeapp.storage.moved import PURPOSE
 from chargeapp.storage.wakeups import Wakeups
 from chargeapp.storage.webhook_secrets import WEBHOOK_SECRETS
 from chargeapp.tracing import NO_TRACING, Tracing
@@ -70,7 +71,16 @@ class Runtime:
 
     @cached_property
     def database(self) -> Database:
-        return Database(self.settings.resolved_database_url)
+        return Database(self.settings.resolved_database_url, self.unseal_address)
+
+    def unseal_address(self, sealed: bytes) -> str:
+        """Where the store went; raises DatabaseUnavailable."""
+        try:
+            return self.address_vault.open(sealed)
+        except TokenUnreadable as error:
+            raise DatabaseUnavailable(
+                "The store has moved to PostgreSQL, and its address was sealed with other keys. Set DATABASE_URL to it."
+            ) from error
 
     @cached_property
     def wakeups(self) -> Wakeups:
@@ -117,6 +127,11 @@ class Runtime:
     def secret_vault(self) -> TokenVault:
         """Seals callers' webhook secrets; changes its keys together with the driver tokens."""
         return self.vault.for_purpose(WEBHOOK_SECRETS)
+
+    @cached_property
+    def address_vault(self) -> TokenVault:
+        """Seals where the store went, for those that still look for it in the file."""
+        return self.vault.for_purpose(PURPOSE)
 
     @cached_property
     def address_policy(self) -> AddressPolicy:

@@ -22,6 +22,10 @@ COMMANDS = {
     "audit": ("chargeapp.commands.audit:audit", "Hand out every decision, without driver tokens."),
     "backup": ("chargeapp.commands.backups:backup", "Copy the database while everything runs."),
     "restore": ("chargeapp.commands.backups:restore", "Put a backup in place of the database."),
+    "migrate-store": (
+        "chargeapp.commands.migrate_store:migrate_store",
+        "Move the store to PostgreSQL while everything runs.",
+    ),
     "purge": ("chargeapp.commands.backups:purge", "Forget what retention demands."),
     "secrets": ("chargeapp.commands.secrets:secrets", "Make secrets, and change those that sign callbacks."),
     "tokens": ("chargeapp.commands.tokens:tokens", "Seal driver tokens anew, and erase a driver's data."),

@@ -58,8 +58,9 @@ def restore(source: Path, yes: bool, as_json: bool) -> None:
     from chargeapp.storage import backups
 
     with closing_runtime(load_settings()) as runtime:
+        in_use = runtime.database.exists() and still_in_use(runtime.database)
+        # Only now it is known whether the store has moved to a server meanwhile.
         path = backups.file_of(runtime.database)
-        in_use = path.exists() and still_in_use(runtime.database)
     if in_use:
         raise backups.BackupRefused(
             "Processes still work with this database, or did in the last 30 seconds. Stop them first."

@@ -10,6 +10,7 @@ from pysqlite3 import dbapi2 as sqlite
 
 from chargeapp.errors import PermanentFailure
 from chargeapp.storage.database import Database
+from chargeapp.storage.moving import source as moving
 
 TABLES = ("charging_session_requests", "events")
 
@@ -96,10 +97,11 @@ def _keep(draft: Path) -> None:
 
 
 def _forget_processes(draft: Path) -> None:
-    """Those that worked while the backup was made do not work with what becomes of it."""
+    """Those that worked while the backup was made do not work with what becomes of it; nor does a move that began."""
     connection = sqlite.connect(draft, isolation_level=None)
     try:
         connection.execute("DELETE FROM heartbeats")
+        moving.abandon(connection.execute)
     finally:
         connection.close()
 

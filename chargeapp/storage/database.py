@@ -1,9 +1,10 @@
 """Connections and transactions, whether SQLite keeps the data or PostgreSQL; which of them, only this package knows."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, Engine, make_url
 from sqlalchemy.exc import (
@@ -18,13 +19,18 @@ from sqlalchemy.exc import TimeoutError as NoConnectionFree
 from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
+from chargeapp.logs import get_logger
 from chargeapp.storage import news
+from chargeapp.storage.moved import StoreMoved
 from chargeapp.storage.wakeups import Wakeups
+
+log = get_logger()
 
 EXAMPLES = "for example sqlite:////srv/c.db or postgresql://chargeapp@db.example/chargeapp"
 # PostgreSQL's words for tables, columns and rights that are missing; SQLite counts them among its troubles by itself.
 NOT_AS_NEEDED = frozenset({"42P01", "42703", "42501"})
 FAILURES = (DatabaseError, InterfaceError, NoConnectionFree)
+Opened = TypeVar("Opened")
 
 
 class Store(Protocol):
@@ -63,12 +69,19 @@ class Store(Protocol):
 class Database:
     """One for each process; connects when first used, so it may be made before a fork but not used."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, unseal: Callable[[bytes], str] | None = None) -> None:
+        """With `unseal` it goes on with PostgreSQL once the file was moved there, also in the middle of its work."""
         try:
             self.url = make_url(url)
         except ArgumentError as error:
             raise MisconfiguredError(f"DATABASE_URL: not a database URL, {EXAMPLES}") from error
-        self._store = _open(self.url)
+        self._unseal = unseal
+        self._stores = [_open(self.url)]
+        self._following = threading.Lock()
+
+    @property
+    def _store(self) -> Store:
+        return self._stores[-1]
 
     @property
     def path(self) -> Path | None:
@@ -86,9 +99,9 @@ class Database:
         One that is not `durable` may be lost with the power, and on PostgreSQL with the server: enough for a claim,
         which is then simply made again.
         """
-        engine = self._store.engine if durable else self._store.claims
         try:
-            with self._store.turn(), Session(engine, expire_on_commit=False) as session, session.begin():
+            with ExitStack() as opened:
+                session = self._opened(opened, lambda store: _writing(store, durable))
                 yield session
         except FAILURES as error:
             raise _unavailable(error, "The database cannot commit just now") from error
@@ -99,8 +112,8 @@ class Database:
     def reading(self) -> Iterator[Session]:
         """A consistent view that waits for nobody."""
         try:
-            with Session(self._store.readers, expire_on_commit=False) as session:
-                yield session
+            with ExitStack() as opened:
+                yield self._opened(opened, _reading)
         except FAILURES as error:
             raise _unavailable(error, "The database cannot be read just now") from error
 
@@ -108,8 +121,8 @@ class Database:
     def glancing(self) -> Iterator[Connection]:
         """For one prepared statement that reads the newest rows: a tenth of what a transaction around it costs."""
         try:
-            with self._store.glancing() as connection:
-                yield connection
+            with ExitStack() as opened:
+                yield self._opened(opened, lambda store: store.glancing())
         except FAILURES as error:
             raise _unavailable(error, "The database cannot be read just now") from error
 
@@ -134,7 +147,25 @@ class Database:
         return self._store.wakeups(directory)
 
     def close(self) -> None:
-        self._store.close()
+        for store in self._stores:
+            store.close()
+
+    def _opened(self, stack: ExitStack, opening: Callable[[Store], AbstractContextManager[Opened]]) -> Opened:
+        try:
+            return stack.enter_context(opening(self._store))
+        except StoreMoved as moved:
+            self._follow(moved)
+            return stack.enter_context(opening(self._store))
+
+    def _follow(self, moved: StoreMoved) -> None:
+        if self._unseal is None:
+            raise moved
+        with self._following:
+            # Others may still read in the file, so it is closed with the rest.
+            if len(self._stores) == 1:
+                self.url = make_url(self._unseal(moved.sealed))
+                self._stores.append(_open(self.url))
+                log.warning("The store has moved, going on with PostgreSQL. Set DATABASE_URL.", action="store_moved")
 
 
 def data_file(url: str) -> Path | None:
@@ -151,6 +182,22 @@ def is_database_trouble(error: Exception) -> bool:
     if getattr(getattr(error, "orig", None), "sqlstate", None) in NOT_AS_NEEDED:
         return True
     return isinstance(error, FAILURES) and not isinstance(error, IntegrityError | ProgrammingError | DataError)
+
+
+@contextmanager
+def _writing(store: Store, durable: bool) -> Iterator[Session]:
+    engine = store.engine if durable else store.claims
+    with store.turn(), Session(engine, expire_on_commit=False) as session, session.begin():
+        # Begins at once, so that a store that has moved says so before anything is done.
+        session.connection()
+        yield session
+
+
+@contextmanager
+def _reading(store: Store) -> Iterator[Session]:
+    with Session(store.readers, expire_on_commit=False) as session:
+        session.connection()
+        yield session
 
 
 def _open(url: URL) -> Store:

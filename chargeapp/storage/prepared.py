@@ -119,6 +119,13 @@ def run_on_driver(connection: Connection, sql: str) -> None:
         cursor.execute(sql)
 
 
+def rows_on_driver(connection: Connection, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
+    """For a statement that is in the words of one database only."""
+    with _cursor(connection, sql) as cursor:
+        cursor.execute(sql, parameters)
+        return list(cursor.fetchall())
+
+
 @contextmanager
 def _cursor(connection: Connection, sql: str) -> Iterator[Any]:
     """The driver's; raises what SQLAlchemy would."""

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
+from chargeapp.storage.moved import check_still_here
 from chargeapp.storage.pipes import Pipes
-from chargeapp.storage.prepared import run_on_driver
+from chargeapp.storage.prepared import rows_on_driver, run_on_driver
 
 # Fixed in these and in everything newer: two connections that checkpoint and write could lose committed rows.
 FIXED_SQLITE = ((3, 51, 3), (3, 50, 7), (3, 44, 6))
@@ -54,6 +56,7 @@ class SqliteFile:
             if self._glance is None:
                 self._glance = self.readers.connect()
             try:
+                check_still_here(partial(rows_on_driver, self._glance))
                 yield self._glance
             except DatabaseError:
                 self._glance.invalidate()
@@ -126,6 +129,7 @@ def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
     def begin(connection: Connection) -> None:
         reading = connection.get_execution_options().get("read_only")
         run_on_driver(connection, "BEGIN DEFERRED" if reading else "BEGIN IMMEDIATE")
+        check_still_here(partial(rows_on_driver, connection))
 
     return engine
 

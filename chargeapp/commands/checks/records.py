@@ -16,7 +16,7 @@ from chargeapp.config import Settings
 from chargeapp.errors import ChargeappError, MisconfiguredError
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
-from chargeapp.storage.database import Database
+from chargeapp.storage.database import Database, data_file
 
 FILE_ADVICE = "stop what holds or damaged the file; restore a backup if it is damaged"
 SERVER_ADVICE = "start the server, or correct DATABASE_URL"
@@ -45,6 +45,8 @@ def check_records(runtime: Runtime) -> Iterator[Finding]:
         yield fail("database", str(getattr(error, "orig", error)), FILE_ADVICE if in_a_file else SERVER_ADVICE)
     else:
         yield database_speed(seconds, product)
+        if runtime.database.path is None and data_file(runtime.settings.resolved_database_url):
+            yield warn("store", "it has moved to PostgreSQL", "set DATABASE_URL to it, and restart the processes")
         yield from findings
 
 
