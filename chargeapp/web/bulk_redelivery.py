@@ -5,9 +5,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from chargeapp.clock import utcnow
+from chargeapp.errors import TemporaryFailure
+from chargeapp.logs import get_logger
 from chargeapp.runtime import Runtime
 from chargeapp.services.failed_requests import Wanted, page_of_failed
 from chargeapp.services.redeliveries import Obstacle, obstacles, redeliver_all
+
+log = get_logger()
 
 REQUESTS_PER_TRANSACTION = 100
 MOST_AT_ONCE = 10_000
@@ -35,18 +39,28 @@ class Count:
 
 
 def go_through(runtime: Runtime, wanted: Wanted, before: str | None, *, dry_run: bool) -> Count:
-    """From the newest to the oldest. A dry run changes nothing and counts the same."""
+    """From the newest to the oldest. A dry run changes nothing and counts the same.
+
+    Raises TemporaryFailure only if nothing was done: what was sent before it is counted, and can be gone on from.
+    """
     count = Count(before=before)
     ends_at = time.monotonic() + SECONDS_AT_ONCE
     transaction = runtime.database.reading if dry_run else runtime.database.writing
     while True:
-        with transaction() as session:
-            page = page_of_failed(session, wanted, count.before, REQUESTS_PER_TRANSACTION)
-            requests = [each.request for each in page.found]
-            if dry_run:
-                count.add(obstacles(session, requests))
-            else:
-                count.add(redeliver_all(session, requests, runtime.settings.request_ttl_seconds, utcnow()))
+        try:
+            with transaction() as session:
+                page = page_of_failed(session, wanted, count.before, REQUESTS_PER_TRANSACTION)
+                requests = [each.request for each in page.found]
+                if dry_run:
+                    found = obstacles(session, requests)
+                else:
+                    found = redeliver_all(session, requests, runtime.settings.request_ttl_seconds, utcnow())
+        except TemporaryFailure as error:
+            if count.before == before:
+                raise
+            log.warning("Bulk redelivery ended early", action="bulk_redelivery_ended_early", error=str(error))
+            return count
+        count.add(found)
         count.before = page.before
         if page.before is None or count.total >= MOST_AT_ONCE or time.monotonic() >= ends_at:
             return count

@@ -5,11 +5,15 @@ from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
 
 from chargeapp.clock import utcnow
+from chargeapp.errors import TemporaryFailure
+from chargeapp.logs import get_logger
 from chargeapp.runtime import Runtime
 from chargeapp.services.dead_letters import count_dead_letters, list_dead_letters, replay
 from chargeapp.web.auth import for_operators
 from chargeapp.web.console_acts import note
 from chargeapp.web.console_schemas import DeadLettersSchema, ReplayedSchema
+
+log = get_logger()
 
 ROWS_SHOWN = 100
 ROWS_PER_TRANSACTION = 100
@@ -37,19 +41,30 @@ def add_dead_letter_pages(routes: Blueprint, runtime: Runtime) -> None:
             rows = [(queue, int(number)) for queue, _, number in (each.partition(":") for each in asked["row"])]
             if not rows:
                 raise ValidationError({"row": ["Select some dead letters first."]})
-        replayed = replay_rows(runtime, rows)
-        done = {"replayed": replayed, "gone": len(rows) - replayed}
+        replayed, gone = replay_rows(runtime, rows)
+        done = {"replayed": replayed, "gone": gone, "left": len(rows) - replayed - gone}
         note("Dead letters replayed", "dead_letters_replayed", which=asked["which"], rows=asked["row"], **done)
-        return redirect(url_for(".dead_letters", replayed=replayed, gone=done["gone"]), 303)
+        return redirect(url_for(".dead_letters", **done), 303)
 
 
-def replay_rows(runtime: Runtime, rows: list[tuple[str, int]]) -> int:
-    """How many there were; the others were no dead letters any more."""
-    replayed = 0
+def replay_rows(runtime: Runtime, rows: list[tuple[str, int]]) -> tuple[int, int]:
+    """How many there were, and how many were no dead letters any more.
+
+    Raises TemporaryFailure only if nothing was done; after that it ends early.
+    """
+    replayed = gone = 0
     for start in range(0, len(rows), ROWS_PER_TRANSACTION):
-        with runtime.database.writing() as session:
-            done = [each for each in rows[start : start + ROWS_PER_TRANSACTION] if replay(session, *each, utcnow())]
+        batch = rows[start : start + ROWS_PER_TRANSACTION]
+        try:
+            with runtime.database.writing() as session:
+                done = [each for each in batch if replay(session, *each, utcnow())]
+        except TemporaryFailure as error:
+            if not start:
+                raise
+            log.warning("Replay ended early", action="replay_ended_early", error=str(error))
+            break
         for queue in {queue for queue, _ in done}:
             runtime.wakeups.ring(queue)
         replayed += len(done)
-    return replayed
+        gone += len(batch) - len(done)
+    return replayed, gone

@@ -115,6 +115,7 @@ class ReplayedSchema(Form):
 
     replayed = fields.Integer(load_default=None, validate=validate.Range(0))
     gone = fields.Integer(load_default=0, validate=validate.Range(0))
+    left = fields.Integer(load_default=0, validate=validate.Range(0))
 
 
 class EntrySchema(Form):

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -11,8 +12,10 @@ from support.builders import accept, change, decide, new_runtime, rows, seconds
 from support.console import Visitor, words
 
 from chargeapp.clock import utcnow
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION, CALLBACKS, Stage
 from chargeapp.runtime import Runtime
+from chargeapp.services.dead_letters import replay
 from chargeapp.web import console_dead_letters
 
 
@@ -134,3 +137,26 @@ def test_a_replay_is_one_line_in_the_log_with_the_name_of_the_key(visitor: Visit
 
     (line,) = [each for each in lines if each["action"] == "dead_letters_replayed"]
     assert (line["key_name"], line["rows"], line["replayed"]) == ("key of staff", [row], 1)
+
+
+def test_what_was_replayed_before_the_database_failed_is_told_and_the_rest_stays(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console_dead_letters, "ROWS_PER_TRANSACTION", 2)
+    accept(visitor.runtime.database, 5)
+    bury_all(visitor.runtime, AUTHORIZATION)
+    goes = iter(range(4))
+
+    def replay_or_fail(*given: Any) -> bool:
+        if next(goes, None) is None:
+            raise DatabaseUnavailable
+        return replay(*given)
+
+    monkeypatch.setattr(console_dead_letters, "replay", replay_or_fail)
+    with capture_logs() as lines:
+        page = words(visitor.follow(visitor.post("/dead-letters/replay", which="all")))
+
+    assert "4 put on their way again. 1 are left" in page
+    assert len(dead(visitor.runtime)) == 1
+    (line,) = [each for each in lines if each["action"] == "dead_letters_replayed"]
+    assert (line["replayed"], line["gone"], line["left"]) == (4, 0, 1)

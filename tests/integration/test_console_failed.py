@@ -1,9 +1,10 @@
 """The pages of failed requests: which are shown, what a dry run counts, and what is sent again."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -14,8 +15,10 @@ from support.console import Visitor, words
 from chargeapp.clock import utcnow
 from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Event, Reason
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.runtime import Runtime
 from chargeapp.services.failed_requests import LOOKED_AT
+from chargeapp.services.redeliveries import redeliver_all
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import bulk_redelivery
 
@@ -230,3 +233,44 @@ def test_a_form_of_another_session_sends_nothing(visitor: Visitor) -> None:
 
     assert visitor.post("/failed/redelivery", token="0" * 64, which="all").status_code == 403
     assert redelivered(visitor.runtime, request_id) == 0
+
+
+def test_what_was_sent_before_the_database_failed_is_told_noted_and_gone_on_from(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
+    ids = ended(visitor.runtime, number=5)
+
+    with monkeypatch.context() as patch, capture_logs() as lines:
+        patch.setattr(bulk_redelivery, "redeliver_all", failing_after(2))
+        page = visitor.follow(visitor.post("/failed/redelivery", which="all"))
+    fields = dict(re.findall(r'name="(which|before)" value="([^"]*)"', page))
+    rest = visitor.follow(visitor.post("/failed/redelivery", **fields))
+
+    assert "4 callbacks are sent again" in words(page)
+    (line,) = [each for each in lines if each["action"] == "bulk_redelivery_requested"]
+    assert (line["key_name"], line["sent"]) == ("key of staff", 4)
+    assert "1 callback is sent again" in words(rest)
+    assert [redelivered(visitor.runtime, each) for each in ids] == [1] * 5
+
+
+def test_a_database_that_fails_at_once_means_that_nothing_was_sent(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (request_id,) = ended(visitor.runtime)
+    monkeypatch.setattr(bulk_redelivery, "redeliver_all", failing_after(0))
+
+    assert visitor.post("/failed/redelivery", which="all").status_code == 503
+    assert redelivered(visitor.runtime, request_id) == 0
+
+
+def failing_after(number: int) -> Callable[..., Any]:
+    """Sends again so many times; then the database commits no more."""
+    goes = iter(range(number))
+
+    def work(*given: Any) -> Any:
+        if next(goes, None) is None:
+            raise DatabaseUnavailable
+        return redeliver_all(*given)
+
+    return work
