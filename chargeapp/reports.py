@@ -174,26 +174,9 @@ def summary(each: SessionRequest) -> dict[str, Any]:
     }
 
 
-def page_of_requests(
-    session: Session,
-    *,
-    caller: str | None = None,
-    state: str | None = None,
-    station_id: str | None = None,
-    before: str | None = None,
-    limit: int = 50,
-) -> list[SessionRequest]:
-    """Newest first; `before` is the last id of the page before."""
-    statement = select(SessionRequest).order_by(SessionRequest.id.desc()).limit(limit)
-    if caller is not None:
-        statement = statement.where(SessionRequest.caller == caller)
-    if state:
-        statement = statement.where(SessionRequest.state == state)
-    if station_id:
-        statement = statement.where(SessionRequest.station_id == station_id)
-    if before:
-        statement = statement.where(SessionRequest.id < before)
-    return list(session.scalars(statement))
+def latest_requests(session: Session, limit: int) -> list[SessionRequest]:
+    """Newest first."""
+    return list(session.scalars(select(SessionRequest).order_by(SessionRequest.id.desc()).limit(limit)))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Driver:
 class Search:
     """`request` is the beginning of an id; `until` is not in the period any more."""
 
+    caller: str | None = None
     request: str | None = None
     station: str | None = None
     driver: Driver | None = None
@@ -84,6 +85,8 @@ def _conditions(search: Search) -> tuple[list[Any], list[Any]]:
     if search.decision in RARE:
         # SQLite uses a partial index only for a statement that repeats its condition.
         given.append((SessionRequest.decision, str(search.decision), [text(RARE_DECISION)]))
+    if search.caller is not None:
+        given.append((SessionRequest.caller, search.caller, []))
     if search.state:
         given.append((SessionRequest.state, search.state, []))
     indexed: list[Any] = []

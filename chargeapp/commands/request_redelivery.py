@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from chargeapp.clock import utcnow
 from chargeapp.commands.printing import progress
 from chargeapp.pipeline import CALLBACKS
-from chargeapp.reports import page_of_requests
+from chargeapp.request_search import Search, find_requests
 from chargeapp.runtime import Runtime
 from chargeapp.services.redeliveries import RedeliveryRefused, redeliver
 from chargeapp.storage.models import SessionRequest
@@ -40,20 +40,17 @@ class Redelivery:
 
     def send_all(self, state: str, station_id: str | None, since: datetime | None) -> None:
         """From the newest to the oldest."""
+        search = Search(state=state, station=station_id, since=since)
         before: str | None = None
         with progress("Sending again", total=None) as advance:
             while True:
                 with self._runtime.database.writing() as session:
-                    page = page_of_requests(
-                        session, state=state, station_id=station_id, before=before, limit=REQUESTS_PER_TRANSACTION
-                    )
-                    before = page[-1].id if page else None
-                    wanted = [request for request in page if since is None or request.accepted_at >= since]
-                    self._send_again(session, wanted)
+                    found = find_requests(session, search, before, REQUESTS_PER_TRANSACTION)
+                    self._send_again(session, found.requests)
                 self._wake_callbacks()
-                advance(len(wanted))
-                # Ids begin with the time, so whatever follows is older still.
-                if len(wanted) < REQUESTS_PER_TRANSACTION:
+                advance(len(found.requests))
+                before = found.older
+                if before is None:
                     return
 
     def _send_again(self, session: Session, requests: Sequence[SessionRequest]) -> None:

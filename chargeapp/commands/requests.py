@@ -2,6 +2,7 @@
 
 import json
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from chargeapp.commands.parameters import Moment, StationId
 from chargeapp.commands.request_tail import tail
 from chargeapp.domain.charging_session import State
 from chargeapp.errors import ChargeappError
+
+if TYPE_CHECKING:
+    from chargeapp.storage.models import SessionRequest
 
 STATES = [state.value for state in State]
 ENDED = [state.value for state in State if state.terminal]
@@ -55,16 +59,25 @@ def list_(state: str | None, station: str | None, before: str | None, limit: int
     """
     from chargeapp.commands.printing import print_table
     from chargeapp.commands.request_details import HEADINGS, cells
-    from chargeapp.reports import page_of_requests, summary
+    from chargeapp.reports import summary
+    from chargeapp.request_search import Search, find_requests
 
-    with opened_runtime() as runtime, runtime.database.reading() as session:
-        found = page_of_requests(session, state=state, station_id=station, before=before, limit=limit)
+    search = Search(state=state, station=station)
+    found: list[SessionRequest] = []
+    with opened_runtime() as runtime:
+        # A rare state of a busy station takes several looks.
+        while True:
+            with runtime.database.reading() as session:
+                page = find_requests(session, search, before, limit - len(found))
+            found, before = found + page.requests, page.older
+            if before is None or len(found) == limit:
+                break
     if as_json:
         click.echo(json.dumps([summary(each) for each in found], indent=2))
     elif found:
         print_table(HEADINGS, [cells(each) for each in found])
-        if len(found) == limit:
-            click.echo(f"Older ones: add --before {found[-1].id}", err=True)
+        if before is not None:
+            click.echo(f"Older ones: add --before {before}", err=True)
     else:
         click.echo("There are no such requests.")
 

@@ -4,7 +4,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.charging_session import Reason, State, oldest_request_id
@@ -13,6 +13,9 @@ from chargeapp.storage.models import EventRecord, SessionRequest
 REASONS = (Reason.UNDELIVERABLE, Reason.GONE, Reason.BLOCKED, Reason.EXPIRED)
 # A rare reason is looked for among so many requests at a time, however many there are.
 LOOKED_AT = 500
+# So many of one station's requests are looked through at a time, whatever share of them failed.
+LOOKED_THROUGH = 2_000
+ID = SessionRequest.id
 
 
 @dataclass(frozen=True)
@@ -48,31 +51,56 @@ class Page:
 def page_of_failed(session: Session, wanted: Wanted, before: str | None, limit: int) -> Page:
     """Newest first. It may have fewer than `limit`, even none, and still be followed by another."""
     most = limit if wanted.reason in (None, Reason.EXPIRED) else max(limit, LOOKED_AT)
-    looked_at = [each for state in wanted.states for each in _newest(session, state, wanted, before, most)]
-    looked_at = sorted(looked_at, key=lambda each: each.id, reverse=True)[:most]
+    newest = _newest if wanted.station_id is None else _newest_of_station
+    looked_at, older = newest(session, wanted, before, most)
     reasons = _reasons(session, [each.id for each in looked_at])
     found = [Failed(each, reasons.get(each.id, "")) for each in looked_at]
     found = [each for each in found if wanted.reason in (None, each.reason)]
-    if len(found) > limit or len(looked_at) == most:
-        found = found[:limit]
-        return Page(found, found[-1].request.id if len(found) == limit else looked_at[-1].id)
-    return Page(found, None)
+    if len(found) > limit:
+        return Page(found[:limit], found[limit - 1].request.id)
+    return Page(found, older)
 
 
 def _newest(
-    session: Session, state: State, wanted: Wanted, before: str | None, limit: int
-) -> Collection[SessionRequest]:
+    session: Session, wanted: Wanted, before: str | None, limit: int
+) -> tuple[list[SessionRequest], str | None]:
+    """Newest first, and the id down to which this looked if there may be more."""
+    window = [*_since(wanted), *_until(wanted, before)]
     # One state at a time, so that an index has them in this order.
-    statement = select(SessionRequest).where(SessionRequest.state == state)
-    if wanted.station_id is not None:
-        statement = statement.where(SessionRequest.station_id == wanted.station_id)
-    if wanted.since is not None:
-        statement = statement.where(SessionRequest.id >= oldest_request_id(wanted.since))
-    if wanted.until is not None:
-        statement = statement.where(SessionRequest.id < oldest_request_id(wanted.until))
-    if before is not None:
-        statement = statement.where(SessionRequest.id < before)
-    return session.scalars(statement.order_by(SessionRequest.id.desc()).limit(limit)).all()
+    found = [
+        each
+        for state in wanted.states
+        for each in session.scalars(
+            select(SessionRequest).where(SessionRequest.state == state, *window).order_by(ID.desc()).limit(limit)
+        )
+    ]
+    found = sorted(found, key=lambda each: each.id, reverse=True)[:limit]
+    return found, found[-1].id if len(found) == limit else None
+
+
+def _newest_of_station(
+    session: Session, wanted: Wanted, before: str | None, limit: int
+) -> tuple[list[SessionRequest], str | None]:
+    """The same by the index of the station."""
+    there = [SessionRequest.station_id == wanted.station_id, *_until(wanted, before)]
+    floor = session.scalar(
+        select(ID).where(*there, *_since(wanted)).order_by(ID.desc()).offset(LOOKED_THROUGH - 1).limit(1)
+    )
+    # One lower bound only: given two, SQLite may begin its walk at the lower one.
+    there += _since(wanted) if floor is None else [floor <= ID]
+    # Given the bare column, a database may take the index of the state instead.
+    failed = func.coalesce(SessionRequest.state, "").in_(wanted.states)
+    found = list(session.scalars(select(SessionRequest).where(*there, failed).order_by(ID.desc()).limit(limit)))
+    return found, found[-1].id if len(found) == limit else floor
+
+
+def _since(wanted: Wanted) -> list[ColumnElement[bool]]:
+    return [oldest_request_id(wanted.since) <= ID] if wanted.since is not None else []
+
+
+def _until(wanted: Wanted, before: str | None) -> list[ColumnElement[bool]]:
+    ends = [oldest_request_id(wanted.until)] if wanted.until is not None else []
+    return [end > ID for end in ([*ends, before] if before is not None else ends)]
 
 
 def _reasons(session: Session, request_ids: Collection[str]) -> dict[str, str]:

@@ -115,7 +115,10 @@ class PageOfRequestsSchema(Answer):
     requests = fields.List(
         fields.Nested(SessionRequestSummarySchema), required=True, metadata={"description": "Newest first."}
     )
-    cursor = text("Ask for the next page with it; null on the last page.", nullable=True)
+    cursor = text(
+        "Ask for the next page with it; null on the last page. A page may have fewer than `limit` and not be the last.",
+        nullable=True,
+    )
 
 
 class AuthorizationSchema(Answer):

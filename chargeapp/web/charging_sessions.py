@@ -11,6 +11,7 @@ from chargeapp import reports
 from chargeapp.clock import epoch_millis, utcnow
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import CALLBACKS
+from chargeapp.request_search import Search, find_requests
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
 from chargeapp.security.driver_tokens import mask
@@ -82,17 +83,10 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @requires(Scope.READ, Scope.OPERATE)
     def page() -> Response:
         wanted = page_schema.load(request.args)
+        search = Search(caller=current_caller().sees, state=wanted["state"], station=wanted["stationId"])
         with runtime.database.reading() as session:
-            found = reports.page_of_requests(
-                session,
-                caller=current_caller().sees,
-                state=wanted["state"],
-                station_id=wanted["stationId"],
-                before=wanted["cursor"],
-                limit=wanted["limit"],
-            )
-        following = found[-1].id if len(found) == wanted["limit"] else None
-        return jsonify(requests=[reports.summary(each) for each in found], cursor=following)
+            found = find_requests(session, search, wanted["cursor"], wanted["limit"])
+        return jsonify(requests=[reports.summary(each) for each in found.requests], cursor=found.older)
 
     @routes.post("/<request_id>/redelivery")
     @requires(Scope.SUBMIT, Scope.OPERATE)

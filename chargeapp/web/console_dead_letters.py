@@ -1,5 +1,7 @@
 """The page of what could not be processed, and putting it on its way again."""
 
+from typing import Any
+
 from flask import Blueprint, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
@@ -42,7 +44,7 @@ def add_dead_letter_pages(routes: Blueprint, runtime: Runtime) -> None:
             if not rows:
                 raise ValidationError({"row": ["Select some dead letters first."]})
         replayed, gone = replay_rows(runtime, rows)
-        done = {"replayed": replayed, "gone": gone, "left": len(rows) - replayed - gone}
+        done: dict[str, Any] = {"replayed": replayed, "gone": gone, "left": len(rows) - replayed - gone}
         note("Dead letters replayed", "dead_letters_replayed", which=asked["which"], rows=asked["row"], **done)
         return redirect(url_for(".dead_letters", **done), 303)
 

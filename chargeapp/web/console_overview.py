@@ -28,5 +28,5 @@ def add_overview(routes: Blueprint, runtime: Runtime) -> None:
                 pictures=pictures(recent),
                 millis=millis,
                 queue_max_size=runtime.settings.queue_max_size,
-                requests=reports.page_of_requests(session, limit=LATEST),
+                requests=reports.latest_requests(session, LATEST),
             )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
-from support.builders import Callbacks, accept, attempt, change, decide, end, facts, new_runtime, rows, seconds
+from support.builders import STATION, Callbacks, accept, attempt, change, decide, end, facts, new_runtime, rows, seconds
 from support.console import Visitor, words
 
 from chargeapp.clock import utcnow
@@ -17,6 +17,7 @@ from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Event, Reason
 from chargeapp.errors import DatabaseUnavailable
 from chargeapp.runtime import Runtime
+from chargeapp.services import failed_requests
 from chargeapp.services.failed_requests import LOOKED_AT
 from chargeapp.services.redeliveries import redeliver_all
 from chargeapp.storage.models import SessionRequest
@@ -128,6 +129,21 @@ def test_a_rare_reason_is_found_behind_many_others_in_bounded_looks(visitor: Vis
     assert "Look on among the older ones" in first
     assert older
     assert shown(visitor, older[1].replace("&amp;", "&")) == [rare]
+
+
+def test_the_failed_of_a_busy_station_are_found_in_bounded_looks(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failed_requests, "LOOKED_THROUGH", 3)
+    (failed,) = ended(visitor.runtime, GONE, now=utcnow() - HOUR)
+    ended(visitor.runtime, DELIVERED, 3)
+
+    first = visitor.get(f"/failed?station={STATION}").text
+    older = re.search(r'href="/failed(\?[^"]*before=[^"]*)"', first)
+
+    assert "Look on among the older ones" in first
+    assert older
+    assert shown(visitor, older[1].replace("&amp;", "&")) == [failed]
 
 
 # Sending again

@@ -20,6 +20,7 @@ from chargeapp.security.driver_tokens import mask
 
 FEW, MANY = 6_000, 60_000
 STEPS = 100
+LISTED = "/api/v1/charging-session"
 # A page that finds hardly anything among few may fill itself among many; this is about two milliseconds.
 CHEAP = 15_000
 BUSY_STATION = "00000000-0000-4000-8000-000000000000"
@@ -129,7 +130,22 @@ def pages(runtime: Runtime) -> list[str]:
         f"since={utcnow() - timedelta(minutes=30):%Y-%m-%dT%H:%M}",
         f"until={utcnow() - timedelta(minutes=30):%Y-%m-%dT%H:%M}&decision=not_allowed",
     ]
-    return ["/", "/queues", f"/requests/{one}", "/requests", *(f"/requests?{each}" for each in filters)]
+    return [
+        "/",
+        "/queues",
+        "/dead-letters",
+        "/access-list",
+        f"/requests/{one}",
+        "/requests",
+        *(f"/requests?{each}" for each in filters),
+        "/failed",
+        "/failed?reason=gone",
+        f"/failed?station={STATION}",
+        f"/failed?station={BUSY_STATION}&reason=blocked",
+        f"/failed?station={STATION}&since={utcnow() - timedelta(hours=20):%Y-%m-%dT%H:%M}",
+        LISTED,
+        *(f"{LISTED}?{each}" for each in ("state=failed", f"stationId={STATION}&state=failed", f"stationId={STATION}")),
+    ]
 
 
 @contextmanager

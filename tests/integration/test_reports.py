@@ -5,7 +5,6 @@ from support.builders import (
     DELIVERED,
     FAILED,
     NOW,
-    STATION,
     Requests,
     accept,
     attempt,
@@ -175,24 +174,9 @@ def test_a_timeline_is_in_the_order_of_writing(database: Database) -> None:
     assert timeline[0]["at"] == NOW.isoformat()
 
 
-def test_requests_are_paged_newest_first(database: Database) -> None:
+def test_the_latest_requests_come_newest_first(database: Database) -> None:
     ids = [accept(database, now=NOW + seconds(number))[0] for number in range(5)]
     with database.reading() as session:
-        first = reports.page_of_requests(session, limit=2)
-        rest = reports.page_of_requests(session, before=first[-1].id)
+        found = reports.latest_requests(session, 3)
 
-    assert [each.id for each in [*first, *rest]] == ids[::-1]
-
-
-def test_requests_can_be_filtered(database: Database) -> None:
-    (decided,) = accept(database)
-    decide(database)
-    (elsewhere,) = accept(database, station_id=ELSEWHERE, caller="other")
-    with database.reading() as session:
-
-        def found(**wanted: str) -> list[str]:
-            return [each.id for each in reports.page_of_requests(session, **wanted)]
-
-        assert found(state="decided") == found(station_id=STATION) == found(caller="") == [decided]
-        assert found(state="accepted") == found(station_id=ELSEWHERE) == found(caller="other") == [elsewhere]
-        assert found(state="failed") == []
+    assert [each.id for each in found] == ids[:1:-1]

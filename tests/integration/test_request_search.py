@@ -248,3 +248,13 @@ def test_a_page_that_is_full_is_no_cut_look(console: tuple[Runtime, FlaskClient]
 def test_a_driver_is_written_as_it_is_read() -> None:
     assert str(Driver("DRIV…6789")) == "DRIV…6789"
     assert str(Driver("DRIV…6789", "0123456789abcdef")) == "DRIV…6789~0123456789abcdef"
+
+
+def test_callers_are_told_apart_whatever_else_is_asked(console: tuple[Runtime, FlaskClient]) -> None:
+    runtime, _ = console
+    mine = request_of(runtime, caller="hub", state="failed")
+    request_of(runtime, caller="fleet", state="failed")
+
+    for wanted in (Search(caller="hub"), Search(caller="hub", state="failed"), Search(caller="hub", station=STATION)):
+        with runtime.database.reading() as session:
+            assert [each.id for each in find_requests(session, wanted).requests] == [mine]

@@ -80,7 +80,7 @@ def _from_database(session: Session, settings: Settings, now: datetime) -> Itera
     yield breaker(processes)
     yield dead_letters(figures)
     yield waiting(figures, settings)
-    newest = [each.accepted_at for each in reports.page_of_requests(session, limit=1)]
+    newest = [each.accepted_at for each in reports.latest_requests(session, 1)]
     beaten = heartbeats.last(session, "relay")
     yield recorded_clock([*newest, beaten] if beaten else newest, now)
 
