@@ -76,11 +76,14 @@ def cli() -> None:
 
 
 def main() -> None:
-    """Says a user's mistake in one line instead of a traceback."""
+    """Says a user's mistake, or the system's trouble, in one line instead of a traceback."""
     from chargeapp.errors import ChargeappError
 
     try:
         cli(prog_name="chargeapp")
-    except ChargeappError as error:
+    except (ChargeappError, OSError) as error:
+        from chargeapp.commands.printing import stop_output
+
         click.echo(f"chargeapp: {error}", err=True)
+        stop_output()
         sys.exit(1)

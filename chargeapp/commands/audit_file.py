@@ -83,8 +83,8 @@ def _opened(output: str, *, force: bool) -> Iterator[TextIO]:
         return
     target = Path(output).absolute()
     draft = target.with_name(f".{target.name}.{os.getpid()}")
-    _check(target, force=force)
     try:
+        _check(target, force=force)
         # Readable for its owner only, from the first byte on.
         descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:

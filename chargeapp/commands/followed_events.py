@@ -1,6 +1,5 @@
 """Following all requests' events as they are committed: one short look at the newest keys, again and again."""
 
-import os
 import select
 import signal
 import sys
@@ -9,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row
 
-from chargeapp.commands.printing import printable, short_time
+from chargeapp.commands.printing import printable, short_time, stop_output
 from chargeapp.storage import timeline
 from chargeapp.storage.database import Database
 
@@ -60,8 +59,7 @@ def follow(tail: Tail, interval_seconds: float, show: Callable[[Row[Any]], None]
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        # What is still buffered would be tried once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_output()
 
 
 def described(each: Row[Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from chargeapp.commands.overview import Overview, look
 from chargeapp.commands.overview_screen import COUNTED
+from chargeapp.commands.printing import stop_output
 from chargeapp.runtime import Runtime
 
 QUIT = b"q"
@@ -45,8 +46,7 @@ def watch(show: Callable[[], None], interval_seconds: float, *, once: bool = Fal
     except KeyboardInterrupt:
         return
     except BrokenPipeError:
-        # What is still buffered would be tried once more at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stop_output()
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -1,7 +1,9 @@
 """How commands show tables and progress."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 
 PIPED_WIDTH = 240
@@ -36,6 +38,12 @@ def printable(cell: object) -> str:
 def short_time(moment: datetime | None) -> str:
     """In UTC, to the second."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}" if moment else ""
+
+
+def stop_output() -> None:
+    """After standard output failed: what is still buffered would be tried once more at the end."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -1,11 +1,12 @@
 """`chargeapp status`: how everything does, on one screen."""
 
 import json
+import traceback
 
 import click
 
 from chargeapp.commands.opened import closing_runtime
-from chargeapp.errors import MisconfiguredError
+from chargeapp.errors import ChargeappError
 
 DOWN = 2
 
@@ -26,16 +27,23 @@ def status(as_json: bool) -> None:
     """
     from chargeapp.commands.overview import look
     from chargeapp.commands.overview_screen import console, described, screen
+    from chargeapp.commands.printing import stop_output
     from chargeapp.config import load_settings
 
     try:
         with closing_runtime(load_settings()) as runtime:
             found = look(runtime)
-    except MisconfiguredError as error:
+        if as_json:
+            click.echo(json.dumps(described(found), indent=2))
+        else:
+            console().print(screen(found))
+    except BrokenPipeError:
+        raise
+    # Python's own status would be 1, which monitoring takes for `requests are accepted`.
+    except Exception as error:
+        if not isinstance(error, ChargeappError | OSError):
+            traceback.print_exception(error)
         click.echo(f"chargeapp: {error}", err=True)
+        stop_output()
         raise SystemExit(DOWN) from error
-    if as_json:
-        click.echo(json.dumps(described(found), indent=2))
-    else:
-        console().print(screen(found))
     raise SystemExit(found.health.exit_code)

@@ -65,7 +65,12 @@ class SqliteFile:
 
     def exists(self) -> bool:
         # Connecting would make an empty file.
-        return self.path.exists()
+        try:
+            return self.path.exists()
+        except PermissionError as error:
+            raise MisconfiguredError(
+                f"{self.path} cannot be looked at. Run as the owner of {self.path.parent}"
+            ) from error
 
     def create(self) -> None:
         # SQLite gives its log the mode of the database, and would make it readable for everybody.

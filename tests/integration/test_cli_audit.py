@@ -301,3 +301,20 @@ def test_the_events_of_a_purged_request_are_of_no_other(app: Runtime) -> None:
     [found] = exported()
 
     assert (found["reason"], found["authorizationTries"]) == ("blocked", None)
+
+
+def test_a_name_that_is_too_long_is_one_line(app: Runtime) -> None:
+    ended = chargeapp("audit", "export", "--output", "x" * 300)
+
+    assert (ended.status, len(ended.err.splitlines())) == (1, 1)
+    assert ended.err.endswith("cannot be written: File name too long.\n")
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(app: Runtime) -> None:
+    many(app, 1)
+
+    with Path("/dev/full").open("wb") as full:
+        process = start("audit", "export", stdout=full, stderr=subprocess.PIPE)
+        _, said = process.communicate(timeout=30)
+
+    assert (process.returncode, said) == (1, b"chargeapp: [Errno 28] No space left on device\n")

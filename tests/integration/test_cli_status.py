@@ -14,6 +14,7 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from cli_support import (
@@ -32,6 +33,7 @@ from cli_support import (
 )
 from support.builders import eventually
 
+from chargeapp.commands import overview
 from chargeapp.domain.callback import Outcome
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.storage import heartbeats
@@ -258,3 +260,41 @@ def test_top_as_json_is_a_line_for_each_frame_with_rates() -> None:
 
     assert (first["perSecond"], code) == ({}, 0)
     assert found["today"]["requests"] == 1
+
+
+# What goes wrong must not look like `degraded`
+
+
+@pytest.mark.usefixtures("everything")
+def test_another_user_is_told_whose_database_it_is(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_allowed(path: Path, **_: Any) -> Any:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", not_allowed)
+
+    code, found = status()
+    listed = chargeapp("requests", "list")
+
+    assert (code, found["parts"]["database"]["status"]) == (2, "down")
+    assert listed.status == 1
+    assert listed.err == (
+        f"chargeapp: {data_dir / 'chargeapp.db'} cannot be looked at. Run as the owner of {data_dir}\n"
+    )
+
+
+@pytest.mark.parametrize("trouble", [OSError(5, "Input/output error"), RuntimeError("a fault of ours")])
+def test_whatever_goes_wrong_is_down(data_dir: Path, monkeypatch: pytest.MonkeyPatch, trouble: Exception) -> None:
+    monkeypatch.setattr(overview, "look", mock.Mock(side_effect=trouble))
+
+    ended = chargeapp("status")
+
+    assert ended.status == 2
+    assert ended.err.endswith(f"chargeapp: {trouble}\n")
+
+
+@pytest.mark.usefixtures("everything")
+def test_a_full_disk_behind_its_output_is_one_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run([sys.executable, "-m", "chargeapp", "status"], stdout=full, stderr=subprocess.PIPE)
+
+    assert (ended.returncode, ended.stderr) == (2, b"chargeapp: [Errno 28] No space left on device\n")
