@@ -181,8 +181,7 @@ class Relay:
             now = utcnow()
             with self._database.writing() as session:
                 bite = forget(session, self._retention, now, ROWS_A_BITE)
-                if not bite:
-                    sum_up_old_minutes(session, now)
+                if not bite and not sum_up_old_minutes(session, now):
                     return total
             total += bite
         return total

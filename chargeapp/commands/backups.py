@@ -103,12 +103,10 @@ def purge(dry_run: bool, as_json: bool) -> None:
             while True:
                 with runtime.database.writing() as session:
                     bite = forget(session, runtime.retention, now)
-                if not bite:
-                    break
+                    if not bite and not sum_up_old_minutes(session, now):
+                        break
                 total += bite
                 progress.update(bar, completed=total.requests)
-        with runtime.database.writing() as session:
-            sum_up_old_minutes(session, now)
     if as_json:
         click.echo(json.dumps(asdict(total)))
     else:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, delete, extract, func, select, tuple_, update
 from sqlalchemy.orm import Session
@@ -17,6 +18,9 @@ from chargeapp.storage.turns import RETENTION, take_turn
 MINUTES_KEPT = timedelta(hours=2)
 QUARTERS_KEPT = timedelta(hours=48)
 QUARTER_MINUTES = 15
+# Summed up in one transaction: every minute has a few dozen rows.
+SUMMED_AT_ONCE = timedelta(hours=2)
+TALLIES: Any = Tally.__table__
 SUMMED_UP_AT = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -53,29 +57,36 @@ def forget(session: Session, retention: Retention, now: datetime, limit: int = 5
     )
 
 
-def sum_up_old_minutes(session: Session, now: datetime) -> None:
-    """Keeps the totals right and their reading quick, however long the system runs."""
+def sum_up_old_minutes(session: Session, now: datetime) -> bool:
+    """Keeps the totals right and their reading quick, however long the system runs.
+
+    One bite, of the oldest; False means that nothing is left to sum up.
+    """
     take_turn(session, RETENTION)
     quarters_since = _quarter_of(now - QUARTERS_KEPT)
     minute = extract("minute", Tally.minute)
     in_a_quarter = (Tally.minute < _quarter_of(now - MINUTES_KEPT)) & (minute % QUARTER_MINUTES != 0)
     old = (Tally.minute > SUMMED_UP_AT) & ((Tally.minute < quarters_since) | in_a_quarter)
+    oldest = session.scalar(select(func.min(Tally.minute)).where(old))
+    if oldest is None:
+        return False
     sums: dict[tuple[str, datetime], list[int]] = {}
-    counted = select(Tally.name, Tally.minute, Tally.count, Tally.millis).where(old)
-    for name, at, count, millis in session.execute(counted):
+    # What is summed is what was deleted, whatever others add meanwhile.
+    gone = delete(TALLIES).where(old, Tally.minute < oldest + SUMMED_AT_ONCE)
+    for name, at, count, millis in session.execute(gone.returning(Tally.name, Tally.minute, Tally.count, Tally.millis)):
         into = SUMMED_UP_AT if at < quarters_since else _quarter_of(at)
         both = sums.setdefault((name, into), [0, 0])
         both[0] += count
         both[1] += millis
-    if sums:
-        session.execute(delete(Tally).where(old))
-        upsert(session, Tally, ("name", "minute"), added=("count", "millis")).change_each(
-            session,
-            [
-                {"name": name, "minute": into, "count": count, "millis": millis}
-                for (name, into), (count, millis) in sums.items()
-            ],
-        )
+    upsert(session, Tally, ("name", "minute"), added=("count", "millis")).change_each(
+        session,
+        [
+            {"name": name, "minute": into, "count": count, "millis": millis}
+            # In one order for all, so that two writers never wait for each other in a circle.
+            for (name, into), (count, millis) in sorted(sums.items())
+        ],
+    )
+    return True
 
 
 def _quarter_of(moment: datetime) -> datetime:

@@ -267,6 +267,20 @@ def test_two_relays_sum_up_old_minutes_once(database: Database) -> None:
         assert session.scalars(select(Tally.count)).all() == [7]
 
 
+def test_what_is_counted_while_old_minutes_are_summed_up_is_not_lost(database: Database) -> None:
+    def count(session: Session) -> None:
+        counter = Counter()
+        counter.count("requests", 7)
+        counter.write(session, NOW)
+
+    change(database, count)
+
+    one_runs_into_the_other(database, count, lambda session: sum_up_old_minutes(session, NOW + seconds(3 * 86_400)))
+
+    with database.reading() as session:
+        assert session.scalars(select(Tally.count)).all() == [14]
+
+
 def test_two_relays_follow_the_clock_back_once(database: Database) -> None:
     (request_id,) = accept(database)
     change(database, lambda session: heartbeats.beat(session, "relay", NOW))

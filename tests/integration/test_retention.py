@@ -189,6 +189,14 @@ def totals(database: Database) -> dict[str, tuple[int, int]]:
     return {name: (int(times), int(millis)) for name, times, millis in found}
 
 
+def sum_up(database: Database, now: datetime) -> int:
+    """In how many bites."""
+    bites = 0
+    while change(database, lambda session: sum_up_old_minutes(session, now)):
+        bites += 1
+    return bites
+
+
 def test_old_minutes_are_summed_up_and_totals_stay(database: Database) -> None:
     for minutes in range(10):
         count(database, NOW - QUARTERS_KEPT - timedelta(minutes=minutes + 15), times=minutes + 1, millis=7)
@@ -196,7 +204,7 @@ def test_old_minutes_are_summed_up_and_totals_stay(database: Database) -> None:
     count(database, NOW, times=5)
     before = totals(database)
 
-    change(database, lambda session: sum_up_old_minutes(session, NOW))
+    sum_up(database, NOW)
 
     assert totals(database) == before == {"requests": (60, 70), "callback": (10, 0)}
     with database.reading() as session:
@@ -212,7 +220,7 @@ def test_minutes_become_quarters_of_an_hour_first(database: Database) -> None:
     before = totals(database)
 
     for _ in range(2):
-        change(database, lambda session: sum_up_old_minutes(session, now))
+        sum_up(database, now)
 
         with database.reading() as session:
             kept = {each.minute: (each.count, each.millis) for each in session.scalars(select(Tally))}
@@ -230,11 +238,20 @@ def test_minutes_become_quarters_of_an_hour_first(database: Database) -> None:
 def test_summing_up_again_adds_only_what_is_new(database: Database) -> None:
     for day in range(3):
         count(database, NOW + day * DAY, times=10)
-        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + QUARTERS_KEPT + HOUR))
-        change(database, lambda session, day=day: sum_up_old_minutes(session, NOW + day * DAY + QUARTERS_KEPT + HOUR))
+        sum_up(database, NOW + day * DAY + QUARTERS_KEPT + HOUR)
+        sum_up(database, NOW + day * DAY + QUARTERS_KEPT + HOUR)
 
         assert totals(database) == {"requests": (10 * (day + 1), 0)}
         assert left(database, Tally) == 1
+
+
+def test_a_long_time_is_summed_up_in_bites(database: Database) -> None:
+    for hour in range(12):
+        count(database, NOW - QUARTERS_KEPT - (hour + 1) * HOUR)
+
+    assert sum_up(database, NOW) == 6
+    assert totals(database) == {"requests": (12, 0)}
+    assert left(database, Tally) == 1
 
 
 def test_totals_survive_their_requests(database: Database) -> None:
@@ -242,7 +259,7 @@ def test_totals_survive_their_requests(database: Database) -> None:
     before = totals(database)
 
     bite(database)
-    change(database, lambda session: sum_up_old_minutes(session, LATER))
+    sum_up(database, LATER)
 
     assert left(database, SessionRequest) == 0
     assert totals(database) == before
