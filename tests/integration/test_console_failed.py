@@ -233,6 +233,23 @@ def test_many_are_sent_in_several_goes_that_leave_none_out(
     assert [redelivered(visitor.runtime, each) for each in ids] == [1] * 5
 
 
+def test_a_dry_run_that_found_none_in_time_can_be_gone_on_from(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
+    monkeypatch.setattr(bulk_redelivery, "SECONDS_AT_ONCE", 0)
+    monkeypatch.setattr(failed_requests, "LOOKED_AT", 2)
+    ended(visitor.runtime, BLOCKED, now=utcnow() - HOUR)
+    ended(visitor.runtime, GONE, 2)
+
+    page = visitor.get("/failed/redelivery?which=all&reason=blocked").text
+    on = re.search(r'href="([^"]*)">Look further back', page)
+
+    assert "Send 0 callbacks again?" in page
+    assert on
+    assert "Send 1 callback again?" in visitor.get(on[1].replace("&amp;", "&")).text
+
+
 def test_a_redelivery_is_one_line_in_the_log_with_the_name_of_the_key(visitor: Visitor) -> None:
     ids = ended(visitor.runtime, number=2)
 
