@@ -22,7 +22,8 @@ def frames(runtime: Runtime) -> Iterator[tuple[Overview, dict[str, float]]]:
     """An overview, and what was counted per second since the one before."""
     before: Overview | None = None
     while True:
-        found = look(runtime)
+        # Once is enough to know whether it commits: a watcher must not write to the disk all day.
+        found = look(runtime, commits=before is None)
         yield found, _rates(before, found)
         before = found
 

@@ -55,12 +55,12 @@ class Overview:
         return max((part.health for part in self.parts), key=lambda each: each.exit_code)
 
 
-def look(runtime: Runtime) -> Overview:
-    """Whatever is down; figures are empty without a database."""
+def look(runtime: Runtime, *, commits: bool = True) -> Overview:
+    """Whatever is down; figures are empty without a database. Unless it `commits`, it only reads."""
     now = utcnow()
     web, broker = _web(runtime.settings), _redis(runtime)
     try:
-        _check_database(runtime)
+        _check_database(runtime, commits=commits)
         with runtime.database.reading() as session:
             figures, processes = reports.figures(session, now), reports.processes(session, now)
             return Overview(
@@ -68,7 +68,7 @@ def look(runtime: Runtime) -> Overview:
                 [
                     web,
                     *_at_work(runtime.settings, figures, processes),
-                    Part("database", Health.HEALTHY, "commits"),
+                    Part("database", Health.HEALTHY, "commits" if commits else "answers"),
                     broker,
                 ],
                 reports.backlogs(session, now),
@@ -80,12 +80,13 @@ def look(runtime: Runtime) -> Overview:
         return Overview(now, [web, Part("database", Health.DOWN, str(error)), broker], [], 0.0, {}, {})
 
 
-def _check_database(runtime: Runtime) -> None:
+def _check_database(runtime: Runtime, *, commits: bool) -> None:
     """Raises MisconfiguredError or DatabaseUnavailable; makes no file or directory."""
     if is_to_be_made(runtime.settings):
         raise MisconfiguredError("There is no database yet. Make it: chargeapp db upgrade")
     check_tables(runtime.database)
-    commit(runtime.database)
+    if commits:
+        commit(runtime.database)
 
 
 def _at_work(settings: Settings, figures: reports.Figures, processes: reports.Processes) -> Iterator[Part]:
@@ -108,11 +109,15 @@ def _web(settings: Settings) -> Part:
     connection = http.client.HTTPConnection(host, settings.port, timeout=WEB_SECONDS)
     try:
         connection.request("GET", "/health/live")
-        connection.getresponse().read()
+        answer = connection.getresponse()
+        answer.read()
     except (OSError, http.client.HTTPException) as error:
         return Part("web", Health.DOWN, f"{host} port {settings.port} does not answer: {error}")
     finally:
         connection.close()
+    # 404 is the answer where MONITORING_HEALTH_CHECK_ENABLED is false.
+    if answer.status >= 500:
+        return Part("web", Health.DOWN, f"{host} port {settings.port} answers {answer.status}")
     return Part("web", Health.HEALTHY, f"answers on {host} port {settings.port}")
 
 

@@ -33,7 +33,7 @@ from cli_support import (
 )
 from support.builders import eventually
 
-from chargeapp.commands import overview
+from chargeapp.commands import live_screen, overview
 from chargeapp.domain.callback import Outcome
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.storage import heartbeats
@@ -42,8 +42,10 @@ __all__ = ["data_dir", "running_redis", "tables"]
 
 
 class Alive(BaseHTTPRequestHandler):
+    answer = 200
+
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(self.answer)
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -139,6 +141,16 @@ def test_an_api_that_does_not_answer_is_down(monkeypatch: pytest.MonkeyPatch) ->
         code, found = status()
 
     assert (code, troubled(found)) == (2, {"web": "down"})
+
+
+@pytest.mark.usefixtures("everything")
+@pytest.mark.parametrize(("answer", "troubles"), [(404, {}), (502, {"web": "down"}), (503, {"web": "down"})])
+def test_an_api_that_answers_with_a_fault_is_down(
+    monkeypatch: pytest.MonkeyPatch, answer: int, troubles: dict[str, str]
+) -> None:
+    monkeypatch.setattr(Alive, "answer", answer)
+
+    assert troubled(status()[1]) == troubles
 
 
 @pytest.mark.usefixtures("web")
@@ -298,3 +310,16 @@ def test_a_full_disk_behind_its_output_is_one_line() -> None:
         ended = subprocess.run([sys.executable, "-m", "chargeapp", "status"], stdout=full, stderr=subprocess.PIPE)
 
     assert (ended.returncode, ended.stderr) == (2, b"chargeapp: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.usefixtures("everything")
+def test_top_writes_to_the_database_only_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    commits = mock.Mock(wraps=overview.commit)
+    monkeypatch.setattr(overview, "commit", commits)
+
+    with runtime() as app:
+        looks = live_screen.frames(app)
+        shown = [next(looks)[0].parts[-2].found for _ in range(3)]
+
+    assert shown == ["commits", "answers", "answers"]
+    assert commits.call_count == 1
