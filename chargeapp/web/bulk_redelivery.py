@@ -25,17 +25,19 @@ class Count:
     sent: int = 0
     under_way: int = 0
     erased: int = 0
+    removed: int = 0
     before: str | None = None
 
     @property
     def total(self) -> int:
-        return self.sent + self.under_way + self.erased
+        return self.sent + self.under_way + self.erased + self.removed
 
     def add(self, found: Mapping[str, Obstacle | None]) -> None:
         reasons = list(found.values())
         self.sent += reasons.count(None)
         self.under_way += reasons.count(Obstacle.UNDER_WAY)
         self.erased += reasons.count(Obstacle.ERASED)
+        self.removed += reasons.count(Obstacle.REMOVED)
 
 
 def go_through(runtime: Runtime, wanted: Wanted, before: str | None, *, dry_run: bool) -> Count:

@@ -75,7 +75,7 @@ def console(runtime: Runtime) -> Blueprint:
                 raise NotFound
             redeliver(session, found, settings.request_ttl_seconds, utcnow())
         runtime.wakeups.ring(CALLBACKS.queue)
-        note("Redelivery requested", "redelivery_requested", request_id=request_id)
+        note("One redelivery requested", "single_redelivery_requested", request_id=request_id)
         return redirect(url_for(".show", request_id=request_id), 303)
 
     @routes.get("/queues")

@@ -92,7 +92,7 @@ def filter_of(asked: dict[str, Any]) -> dict[str, Any]:
 def as_text(asked: dict[str, Any]) -> dict[str, Any]:
     """What was asked, for links and hidden fields; without what was left empty."""
     return {
-        name: value.strftime("%Y-%m-%dT%H:%M:%S") if isinstance(value, datetime) else value
+        name: value.replace(tzinfo=None).isoformat(timespec="seconds") if isinstance(value, datetime) else value
         for name, value in asked.items()
         if value
     }

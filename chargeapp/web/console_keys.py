@@ -10,9 +10,10 @@ from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, take_apart
 from chargeapp.services.api_keys import NewKey, create_key, list_keys, revoke_key, state_of
 from chargeapp.storage.models import ApiKey
+from chargeapp.storage.turns import take_turn
 from chargeapp.web.auth import current_caller, for_admins, for_operators
 from chargeapp.web.console_acts import note
-from chargeapp.web.console_schemas import NewKeySchema
+from chargeapp.web.console_schemas import NewKeySchema, RevocationSchema
 
 SENT_TWICE = "A key was made since this page was loaded, maybe by this very form. Look at the list before you send it."
 
@@ -55,6 +56,7 @@ def add_key_pages(routes: Blueprint, runtime: Runtime) -> None:
         scopes = [Scope(each) for each in asked["scope"]]
         new = NewKey(asked["name"], asked["caller"] or asked["name"], scopes, asked["expires_at"], asked["hosts"])
         with runtime.database.writing() as session:
+            take_turn(session, "api keys")
             # Loading the answer again sends the form again.
             sent_twice = latest_of(list_keys(session)) != asked["latest"]
             key = "" if sent_twice else create_key(session, new, now)
@@ -75,8 +77,9 @@ def add_key_pages(routes: Blueprint, runtime: Runtime) -> None:
     @routes.post("/keys/revocation")
     @for_admins
     def revoke() -> ResponseReturnValue:
+        key_id = RevocationSchema().load(request.form)["id"]
         with runtime.database.writing() as session:
-            found = revoke_key(session, request.form.get("id", ""), utcnow())
+            found = revoke_key(session, key_id, utcnow())
         if found is None:
             raise NotFound
         note("API key revoked", "api_key_revoked", revoked=found.id, name=found.name, caller=found.caller)

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import EXCLUDE, Schema, ValidationError, fields, pre_load, validate, validates_schema
@@ -19,6 +19,7 @@ ROWS_SHOWN = 50
 NAME_LENGTH = 80
 REQUEST_ID = r"req-[0-9a-f]{32}\Z"
 DRIVER_HASH = r"([0-9a-f]{64}|\*)"
+ENTRY = rf"{DRIVER_HASH}:[!-~]+\Z"
 ROW = rf"({'|'.join(each.queue for each in STAGES)}):[1-9][0-9]{{0,17}}\Z"
 
 
@@ -45,12 +46,18 @@ class Form(Schema):
 
 
 class Moment(fields.AwareDateTime):
-    """As browsers send the time of a form; it is UTC."""
+    """As browsers send the time of a form; it is UTC, unless it has an offset."""
 
     default_error_messages = {"invalid": "Must be a date and time such as 2026-01-31T08:00."}  # noqa: RUF012
 
     def __init__(self, **options: Any) -> None:
         super().__init__(format="iso", default_timezone=UTC, load_default=None, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **kwargs: Any) -> datetime:
+        try:
+            return super()._deserialize(value, attr, data, **kwargs).astimezone(UTC)
+        except OverflowError:
+            raise self.make_error("invalid", input=value, obj_type=self.OBJ_TYPE) from None
 
 
 class StationOrAny(StationId):
@@ -101,6 +108,7 @@ class RedeliveredSchema(FailedSchema):
     sent = fields.Integer(load_default=0, validate=validate.Range(0))
     under_way = fields.Integer(load_default=0, validate=validate.Range(0))
     erased = fields.Integer(load_default=0, validate=validate.Range(0))
+    removed = fields.Integer(load_default=0, validate=validate.Range(0))
 
 
 class DeadLettersSchema(Form):
@@ -143,7 +151,7 @@ class AccessListSchema(Form):
     """Which part of the list: of one driver by hash, `after` the last entry of the page before."""
 
     driver = fields.String(load_default=None, validate=validate.Regexp(rf"{DRIVER_HASH}\Z", error="Unknown driver."))
-    after = fields.String(load_default=None, validate=validate.Regexp(rf"{DRIVER_HASH}:\S+\Z", error="Unknown page."))
+    after = fields.String(load_default=None, validate=validate.Regexp(ENTRY, error="Unknown page."))
     done = fields.String(load_default=None)
 
 
@@ -161,6 +169,12 @@ class NewKeySchema(Form):
     expires_at = Moment()
     hosts = Hosts(load_default=())
     latest = fields.String(load_default="")
+
+
+class RevocationSchema(Form):
+    """A key that is to open nothing any more."""
+
+    id = fields.String(required=True, validate=validate.Regexp(r"[!-~]+\Z", error="Unknown key."))
 
 
 class RotationSchema(Form):

@@ -14,6 +14,7 @@ from chargeapp.clock import utcnow
 from chargeapp.runtime import Runtime
 from chargeapp.security.signatures import Kind, fingerprint, kind_of, verification_key
 from chargeapp.services.webhook_secrets import has_api_key, retire_secret, rotate_secret
+from chargeapp.storage.turns import take_turn
 from chargeapp.storage.webhook_secrets import EVERYBODY, in_force
 from chargeapp.web.auth import for_admins, for_operators
 from chargeapp.web.console_acts import note
@@ -76,6 +77,7 @@ def add_secret_pages(routes: Blueprint, runtime: Runtime) -> None:
             return page(error.normalized_messages())  # type: ignore[no-untyped-call]
         now, caller, overlap = utcnow(), asked["caller"], timedelta(hours=asked["overlap"])
         with runtime.database.writing() as session:
+            take_turn(session, "webhook secrets")
             # Loading the answer again sends the form again.
             sent_twice = latest_of(signing(session)) != asked["latest"]
             secret = "" if sent_twice else rotated(session, asked, now)

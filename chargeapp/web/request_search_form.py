@@ -81,5 +81,6 @@ def search_of(given: dict[str, Any]) -> Search:
 def query_of(given: dict[str, Any]) -> dict[str, str]:
     """The same for an address."""
     return {
-        name: value.strftime(MINUTE) if isinstance(value, datetime) else str(value) for name, value in given.items()
+        name: value.isoformat(timespec="minutes") if isinstance(value, datetime) else str(value)
+        for name, value in given.items()
     }

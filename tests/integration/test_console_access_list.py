@@ -78,6 +78,7 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
     "no token": ({"driver_token": ""}, "Must be 20 to 80 characters"),
     "odd token": ({"driver_token": "driver token with spaces"}, "Must be 20 to 80 characters"),
     "no UUID": ({"driver_token": TOKEN, "station": "x"}, "Must be a valid UUID"),
+    "no time in UTC": ({"driver_token": TOKEN, "valid_from": "0001-01-01T00:00+23:59"}, "Must be a date and time"),
     "no time": ({"driver_token": TOKEN, "valid_from": "noon"}, "Must be a date and time"),
     "empty window": (
         {"driver_token": TOKEN, "valid_from": "2026-01-02T00:00", "valid_until": "2026-01-01T00:00"},

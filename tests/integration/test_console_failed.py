@@ -19,7 +19,7 @@ from chargeapp.errors import DatabaseUnavailable
 from chargeapp.runtime import Runtime
 from chargeapp.services import failed_requests
 from chargeapp.services.failed_requests import LOOKED_AT
-from chargeapp.services.redeliveries import redeliver_all
+from chargeapp.services.redeliveries import Obstacle, redeliver_all
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import bulk_redelivery
 
@@ -97,8 +97,25 @@ def test_station_and_time_of_acceptance_narrow_the_list(visitor: Visitor) -> Non
     assert set(shown(visitor, f"?since={since}&until={until}")) == {at, elsewhere}
 
 
+def test_a_time_with_an_offset_stays_the_same_moment_in_links(visitor: Visitor) -> None:
+    page = visitor.get("/failed?since=2026-01-31T08:00:00%2B02:00&until=0001-01-01T00:00").text
+
+    assert 'name="since" type="datetime-local" value="2026-01-31T06:00:00"' in page
+    assert 'name="until" type="datetime-local" value="0001-01-01T00:00:00"' in page
+
+
 @pytest.mark.parametrize(
-    "query", ["reason=x", "station=x", "since=x", "until=2026-13-01T00:00", "before=x", "id=x", "which=none"]
+    "query",
+    [
+        "since=0001-01-01T00:00%2B23:59",
+        "reason=x",
+        "station=x",
+        "since=x",
+        "until=2026-13-01T00:00",
+        "before=x",
+        "id=x",
+        "which=none",
+    ],
 )
 def test_a_wrong_filter_is_refused_in_words(visitor: Visitor, query: str) -> None:
     for path in ("/failed", "/failed/redelivery", "/failed/redelivered"):
@@ -285,6 +302,15 @@ def test_what_was_sent_before_the_database_failed_is_told_noted_and_gone_on_from
     assert (line["key_name"], line["sent"]) == ("key of staff", 4)
     assert "1 callback is sent again" in words(rest)
     assert [redelivered(visitor.runtime, each) for each in ids] == [1] * 5
+
+
+def test_what_was_removed_meanwhile_is_counted_too(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
+    (request_id,) = ended(visitor.runtime)
+    monkeypatch.setattr(bulk_redelivery, "redeliver_all", lambda *_: {request_id: Obstacle.REMOVED})
+
+    page = words(visitor.follow(visitor.post("/failed/redelivery", which="all")))
+
+    assert "1 had been removed a moment before." in page
 
 
 def test_a_database_that_fails_at_once_means_that_nothing_was_sent(

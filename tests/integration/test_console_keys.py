@@ -95,6 +95,7 @@ WRONG: dict[str, tuple[dict[str, str | list[str]], str]] = {
     "odd caller": ({"caller": "a\x07b"}, "Must have 1 to 80 printable characters."),
     "no scope": ({"scope": []}, "Choose at least one."),
     "unknown scope": ({"scope": ["read", "rule"]}, "Unknown scope."),
+    "no time at all in UTC": ({"expires_at": "9999-12-31T23:59-23:59"}, "Must be a date and time"),
     "past": ({"expires_at": "2020-01-01T00:00"}, "Must lie in the future."),
     "no time": ({"expires_at": "soon"}, "Must be a date and time"),
     "no host": ({"hosts": "https://hub.example.com/x"}, "is no host"),

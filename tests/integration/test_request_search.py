@@ -258,3 +258,10 @@ def test_callers_are_told_apart_whatever_else_is_asked(console: tuple[Runtime, F
     for wanted in (Search(caller="hub"), Search(caller="hub", state="failed"), Search(caller="hub", station=STATION)):
         with runtime.database.reading() as session:
             assert [each.id for each in find_requests(session, wanted).requests] == [mine]
+
+
+def test_the_first_year_is_a_time_like_any_other(console: tuple[Runtime, FlaskClient]) -> None:
+    runtime, client = console
+    (request_id,) = (request_of(runtime),)
+
+    assert found(client.get(str(search(client, since="0001-01-01T00:00").location))) == [request_id]
