@@ -46,6 +46,9 @@ def rotate(as_json: bool) -> None:
     take the old key away and restart again. If processes are restarted one by one, begin with old,new, which lets
     all of them open what the new key seals before any of them seals with it.
 
+    It says which key it took for the newest: the beginning of `printf %s KEY | sha256sum`. Compare before you take the
+    old one away, for a shell that was opened before knows the old one only.
+
     DRIVER_TOKEN_HASH_KEY is not changed by this, and must not be.
 
     \b
@@ -56,6 +59,7 @@ def rotate(as_json: bool) -> None:
     from chargeapp.services.driver_tokens import count_sealed, reseal_driver_tokens, reseal_webhook_secrets
 
     with opened_runtime() as runtime:
+        newest = runtime.vault.fingerprint
         with runtime.database.writing() as session:
             bites = [reseal_webhook_secrets(session, runtime.secret_vault)]
         with runtime.database.reading() as session:
@@ -73,9 +77,11 @@ def rotate(as_json: bool) -> None:
     resealed = sum(bite.resealed for bite in bites)
     unreadable = sum(bite.unreadable for bite in bites)
     if as_json:
-        click.echo(json.dumps({"stored": looked_at, "resealed": resealed, "unreadable": unreadable}))
+        click.echo(
+            json.dumps({"stored": looked_at, "resealed": resealed, "unreadable": unreadable, "newestKey": newest})
+        )
     else:
-        click.echo(f"{resealed:,} of {looked_at:,} sealed anew; the others were already.")
+        click.echo(f"{resealed:,} of {looked_at:,} sealed anew; the others were already. The newest key is {newest}.")
     if unreadable:
         raise NotAllResealedError(f"{unreadable:,} cannot be opened with any of DRIVER_TOKEN_KEYS: a key is missing.")
 

@@ -32,6 +32,11 @@ class TokenVault:
         """With keys of its own: what this one sealed is no driver token to the other, whoever swaps them in a table."""
         return TokenVault([_derived(key, purpose) for key in self._keys], purpose)
 
+    @property
+    def fingerprint(self) -> str:
+        """Of the newest key: tells two keys apart on a screen, and nothing more."""
+        return hashlib.sha256(self._keys[0].encode()).hexdigest()[:12]
+
     def seal(self, token: str) -> bytes:
         return self._fernet.encrypt(token.encode())
 

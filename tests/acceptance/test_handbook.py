@@ -84,14 +84,14 @@ class Operator:
         """What each of the section's commands prints; all must succeed."""
         return [self.run(content, examples) for language, content in blocks(heading) if language == "bash"]
 
-    def run(self, block: str, examples: dict[str, str]) -> str:
+    def run(self, block: str, examples: dict[str, str], *, expected: int = 0) -> str:
         places = {"/etc/chargeapp/env": "etc/env", "/backups": "backups", EXAMPLE_ID: examples.get("id", EXAMPLE_ID)}
         places[EXAMPLE_KEY] = examples.get("key", EXAMPLE_KEY)
         for theirs, ours in places.items():
             block = block.replace(theirs, ours)
-        return self._bash(block)
+        return self._bash(block, expected=expected)
 
-    def _bash(self, script: str, *, settings: bool = True) -> str:
+    def _bash(self, script: str, *, settings: bool = True, expected: int = 0) -> str:
         path = os.pathsep.join([str(self._folder / "bin"), str(Path(sys.executable).parent), os.environ["PATH"]])
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f"set -a; . etc/env; set +a\n{script}" if settings else script],
@@ -101,7 +101,7 @@ class Operator:
             text=True,
             timeout=120,
         )
-        assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}\n{self.journal()[-3000:]}"
+        assert done.returncode == expected, f"{script}\n{done.stdout}\n{done.stderr}\n{self.journal()[-3000:]}"
         return done.stdout
 
     def journal(self) -> str:
@@ -214,6 +214,10 @@ def test_key_rotation(operator: Operator, receiver: Receiver) -> None:
     old = driver_token_keys(operator)
     key = operator.run("chargeapp keys create --name 'hub, old key' --caller hub", {})
 
+    change, seal = (content for _, content in blocks("Key rotation")[-4:-2])
+    operator.run(change, {})
+    old_shell = f"DRIVER_TOKEN_KEYS={old[0]}\n"
+    operator.run(old_shell + seal, {}, expected=1)
     *_, sealed, _, sealed_again = operator.follow("Key rotation", key=key.split("_")[1])
 
     assert re.match(r"[1-9]\d* of \d+ sealed anew", sealed)
