@@ -51,6 +51,8 @@ def request_charging_sessions(
     session: Session, wanted: Sequence[NewRequest], *, queue_max_size: int, now: datetime
 ) -> list[Acknowledgement | Refusal]:
     """An answer for each, in their order; nothing is stored of those refused."""
+    keys = [(new.caller, new.idempotency_key) for new in wanted if new.idempotency_key is not None]
+    idempotency.take_turns(session, keys)
     free = queue_max_size - requests.count_undecided(session, queue_max_size)
     answers: list[Acknowledgement | Refusal] = []
     accepted: dict[str, NewRequest] = {}

@@ -134,6 +134,22 @@ def test_a_row_that_a_job_begins_with_just_now_is_not_lost(database: Database) -
     assert released == 0
 
 
+def test_two_writers_with_the_same_keys_in_another_order_do_not_wait_in_a_circle(database: Database) -> None:
+    def request(*keys: str) -> Work:
+        wanted = [new_request(idempotency_key=key) for key in keys]
+        return lambda session: request_charging_sessions(session, wanted, queue_max_size=10, now=NOW)
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.writing() as session:
+            request("a")(session)
+            later = pool.submit(change, database, request("b", "a"))
+            eventually(lambda: anybody_waits(database), "it does not wait")
+            request("b")(session)
+        answers = later.result(10)
+
+    assert [each.replayed for each in answers] == [True, True]
+
+
 @pytest.mark.parametrize("body", ["the same", "another"])
 def test_one_idempotency_key_is_one_request(database: Database, body: str) -> None:
     def ask(hash_: str) -> Work:
