@@ -66,7 +66,7 @@ class PostgresServer:
         @event.listens_for(self.engine, "checkout")
         def look(connection: psycopg.Connection[Any], *_: object) -> None:
             # One that was idle has something to say only if the server closed it meanwhile; asking would cost a trip.
-            if connection.closed or select.select([connection], [], [], 0)[0]:
+            if connection.closed or has_something_to_say(connection):
                 raise DisconnectionError
 
         @event.listens_for(self.engine, "begin")
@@ -111,6 +111,13 @@ class PostgresServer:
     def close(self) -> None:
         self._notifications.close()
         self.engine.dispose()
+
+
+def has_something_to_say(connection: psycopg.Connection[Any]) -> bool:
+    # Unlike select, poll takes any number of descriptors.
+    reader = select.poll()
+    reader.register(connection.fileno(), select.POLLIN)
+    return bool(reader.poll(0))
 
 
 class PatientConnection(psycopg.Connection[Any]):

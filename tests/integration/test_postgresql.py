@@ -1,5 +1,7 @@
 """PostgreSQL as the store: nothing waits for ever, a server that went away is found again, tables go up and down."""
 
+import os
+import resource
 import signal
 import subprocess
 import sys
@@ -81,6 +83,21 @@ def test_reading_sees_one_state_and_changes_nothing(database: Database) -> None:
         accept(database)
         assert session.scalar(text("SELECT count(*) FROM events")) == 0
         assert setting(session, "transaction_read_only") == "on"
+
+
+def test_a_process_with_many_files_open_connects_and_goes_on(database: Database) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(before[1], 4096), before[1]))
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        other = Database(database.url.render_as_string(hide_password=False))
+        for _ in range(2):
+            beat(other)
+        other.close()
+    finally:
+        for each in files:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg"])
