@@ -3,7 +3,8 @@
 import select
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Row
@@ -13,6 +14,8 @@ from chargeapp.storage import timeline
 from chargeapp.storage.database import Database
 
 EVENTS_A_LOOK = 500
+# No transaction is open for longer.
+LATE_SECONDS = 30.0
 
 
 class Tail:
@@ -23,22 +26,41 @@ class Tail:
         self._station = station
         self._state = state
         self._after = 0
+        # On PostgreSQL an event has its number before it is committed, so one may come after those behind it.
+        self._missing: dict[int, float] = {}
 
     def begin(self, events_before: int) -> None:
         with self._database.reading() as session:
-            self._after = max(0, timeline.newest(session) - events_before)
+            after = max(0, timeline.newest(session) - events_before)
+            self._after = max(0, after - EVENTS_A_LOOK)
+            page = timeline.following(session, self._after, EVENTS_A_LOOK)
+        self._pass([each for each in page if each.id <= after])
+        self._after = after
 
     def look(self) -> Iterator[Row[Any]]:
         """The wanted among the events since the last look."""
         while True:
             with self._database.reading() as session:
                 # After a purge of everything, numbers begin anew.
-                self._after = min(self._after, timeline.newest(session))
+                if (newest := timeline.newest(session)) < self._after:
+                    self._after, self._missing = newest, {}
                 page = timeline.following(session, self._after, EVENTS_A_LOOK)
+                late = timeline.numbered(session, list(self._missing)) if self._missing else []
+            self._pass(page)
+            for each in late:
+                self._missing.pop(each.id, None)
+            yield from filter(self._wanted, [*late, *page])
             if not page:
                 return
-            self._after = page[-1].id
-            yield from filter(self._wanted, page)
+
+    def _pass(self, page: Sequence[Row[Any]]) -> None:
+        """Notes which numbers are not there yet; those of events that were removed are forgotten after a while."""
+        now = time.monotonic()
+        self._missing = {number: until for number, until in self._missing.items() if until > now}
+        for each in page:
+            begin = max(self._after + 1, each.id - EVENTS_A_LOOK)
+            self._missing |= dict.fromkeys(range(begin, each.id), now + LATE_SECONDS)
+            self._after = each.id
 
     def _wanted(self, each: Row[Any]) -> bool:
         return self._station in (None, each.station_id) and self._state in (None, each.state)

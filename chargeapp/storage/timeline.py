@@ -1,11 +1,11 @@
 """Appends facts to requests' timelines, and reads the newest of all requests."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, func, insert, select
+from sqlalchemy import Row, Select, func, insert, select
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.callback import Outcome
@@ -61,21 +61,24 @@ def newest(session: Session) -> int:
 
 def following(session: Session, after: int, limit: int) -> list[Row[Any]]:
     """Up to `limit` facts behind number `after`, each with its request; found by their keys alone."""
-    # The outer join keeps the facts first, however the database would rather go about it.
-    statement = (
-        select(
-            EventRecord.id,
-            EventRecord.request_id,
-            EventRecord.type,
-            EventRecord.at,
-            EventRecord.details,
-            SessionRequest.station_id,
-            SessionRequest.token_masked,
-            SessionRequest.state,
-        )
-        .join(SessionRequest, SessionRequest.id == EventRecord.request_id, isouter=True)
-        .where(EventRecord.id > after)
-        .order_by(EventRecord.id)
-        .limit(limit)
-    )
+    statement = _with_request().where(EventRecord.id > after).order_by(EventRecord.id).limit(limit)
     return list(session.execute(statement))
+
+
+def numbered(session: Session, numbers: Collection[int]) -> list[Row[Any]]:
+    """Those facts, as far as they are there."""
+    return list(session.execute(_with_request().where(EventRecord.id.in_(numbers)).order_by(EventRecord.id)))
+
+
+def _with_request() -> Select[Any]:
+    # The outer join keeps the facts first, however the database would rather go about it.
+    return select(
+        EventRecord.id,
+        EventRecord.request_id,
+        EventRecord.type,
+        EventRecord.at,
+        EventRecord.details,
+        SessionRequest.station_id,
+        SessionRequest.token_masked,
+        SessionRequest.state,
+    ).join(SessionRequest, SessionRequest.id == EventRecord.request_id, isouter=True)

@@ -36,6 +36,7 @@ from support.builders import (
 )
 from support.postgres_server import PostgresServer
 
+from chargeapp.commands.followed_events import Tail
 from chargeapp.errors import DatabaseUnavailable
 from chargeapp.services.authorization_decisions import decide_overdue
 from chargeapp.services.callback_deliveries import Attempt, record_attempts
@@ -45,7 +46,7 @@ from chargeapp.services.driver_tokens import erase_driver
 from chargeapp.services.redeliveries import RedeliveryRefused, redeliver
 from chargeapp.services.retention import sum_up_old_minutes
 from chargeapp.services.session_requests import Acknowledgement, IdempotencyKeyReused, request_charging_sessions
-from chargeapp.storage import heartbeats, outbox
+from chargeapp.storage import heartbeats, outbox, timeline
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import IdempotencyKey, SessionRequest, Tally
 from chargeapp.storage.tallies import Counter
@@ -264,6 +265,25 @@ def test_a_callback_is_not_sent_again_whose_driver_token_is_being_erased(databas
 
     assert isinstance(refused, RedeliveryRefused)
     assert "erased" in str(refused)
+
+
+@pytest.mark.parametrize("seen_before", [False, True])
+def test_whoever_follows_events_sees_those_too_that_are_committed_late(database: Database, seen_before: bool) -> None:
+    (first,) = accept(database)
+    tail = Tail(database, station=None, state=None)
+    if seen_before:
+        tail.begin(0)
+    with database.writing() as session:
+        timeline.append(session, [timeline.Fact(first, "Late")], NOW)
+        (second,) = accept(database)
+        if not seen_before:
+            tail.begin(0)
+        early = [each.request_id for each in tail.look()]
+    late = [each.type for each in tail.look()]
+
+    assert early == ([second] if seen_before else [])
+    assert late == ["Late"]
+    assert list(tail.look()) == []
 
 
 def test_two_relays_sum_up_old_minutes_once(database: Database) -> None:
