@@ -24,6 +24,7 @@ REASONS = {
     "port": "must have a port from 1 to 65535",
     "scope_id": "must not contain an IPv6 zone",
     "trailing_dot": "must not end its host name with a dot",
+    "driver_token": "must not have the driver token in its host name, which is logged and kept",
     "callback_hosts": "must point to a host that this API key allows",
     "odd_address": "must spell an IPv4 address as four plain decimal numbers",
 }

@@ -14,6 +14,7 @@ from chargeapp.pipeline import CALLBACKS
 from chargeapp.request_search import Search, find_requests
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope
+from chargeapp.security.callback_url import CallbackUrlRefused
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.redeliveries import redeliver
 from chargeapp.services.session_requests import NewRequest
@@ -23,6 +24,9 @@ from chargeapp.web.intake import Intake
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
 
 log = get_logger()
+
+# A shorter driver token may be in a host name by chance.
+TELLING_LENGTH = 8
 
 
 def charging_sessions(runtime: Runtime) -> Blueprint:
@@ -42,6 +46,8 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
         caller = current_caller()
         caller.check_callback_host(target)
         token = fields["driver_token"]
+        if len(token) >= TELLING_LENGTH and token.lower() in target.host:
+            raise CallbackUrlRefused("driver_token")
         new = NewRequest(
             caller=caller.name,
             station_id=fields["station_id"],

@@ -78,6 +78,7 @@ ONE_FIELD = {
     "station_id missing": (without("stationId"), "station_id"),
     "driver_token missing": (without("driverToken"), "driver_token"),
     "callback_url missing": (without("callbackUrl"), "callback_url"),
+    "driver token as host": (having(callbackUrl="https://Driver-Token-of-Errors-1.caller.example/"), "callback_url"),
     "unknown field": (having(connector=1), "connector"),
     "unknown field, whatever it is called": (having(**{"\ud800\x00": 1}), "\ud800\x00"),
     "station_id twice": (having(station_id=GOOD["stationId"]), "station_id"),
