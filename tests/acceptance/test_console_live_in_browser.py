@@ -307,7 +307,7 @@ def run_on(browser: Browser, script: str, element: Any) -> Any:
     return browser.driver.execute_script(script, element)
 
 
-def test_a_page_whose_session_has_ended_says_so(deployment: Deployment, browser: Browser) -> None:
+def test_a_page_whose_session_has_ended_says_so_and_lives_again_after_a_login_elsewhere(deployment: Deployment, browser: Browser) -> None:
     # The last test here: once there is a key, nobody gets in without.
     browser.open("/login")
     browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment))
@@ -315,9 +315,17 @@ def test_a_page_whose_session_has_ended_says_so(deployment: Deployment, browser:
     browser.until(lambda: browser.path == "/", "not logged in")
     browser.until(lambda: is_ticking(browser), "not live")
 
+    cookies = browser.driver.get_cookies()
     browser.driver.delete_all_cookies()
 
     browser.until(lambda: "The session has ended." in said(browser), "nothing is said")
     browser.until(lambda: not is_ticking(browser), "it goes on asking")
     assert browser.path == "/"
+
+    for cookie in cookies:
+        browser.driver.add_cookie(cookie)
+    run(browser, "document.dispatchEvent(new Event('visibilitychange'))")
+
+    browser.until(lambda: is_ticking(browser), "it does not go on")
+    assert "The session has ended." not in said(browser)
     assert browser.complaints() == []

@@ -128,6 +128,11 @@ function show(page) {
   }
   bar.classList.remove("troubled");
   say(always);
+  if (over) {
+    // Somebody logged in again on another page.
+    over = false;
+    schedule();
+  }
 }
 
 function troubled(what) {
@@ -152,7 +157,7 @@ button.addEventListener("click", () => {
 });
 
 document.addEventListener("visibilitychange", () => {
-  if (!document.hidden && !paused && !over) refresh();
+  if (!document.hidden && !paused) refresh();
   schedule();
 });
 
