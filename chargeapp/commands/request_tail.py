@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @click.option(
     "--state",
     type=click.Choice([state.value for state in State]),
-    help="Only of requests that an event leaves in this state.",
+    help="Only of requests that are in this state when the event is read.",
 )
 @click.option(
     "--lines", type=click.IntRange(0, 10_000), default=10, show_default=True, help="Begin with so many past events."

@@ -307,7 +307,9 @@ def run_on(browser: Browser, script: str, element: Any) -> Any:
     return browser.driver.execute_script(script, element)
 
 
-def test_a_page_whose_session_has_ended_says_so_and_lives_again_after_a_login_elsewhere(deployment: Deployment, browser: Browser) -> None:
+def test_a_page_whose_session_has_ended_says_so_until_somebody_logs_in_again(
+    deployment: Deployment, browser: Browser
+) -> None:
     # The last test here: once there is a key, nobody gets in without.
     browser.open("/login")
     browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment))

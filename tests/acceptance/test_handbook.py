@@ -169,6 +169,7 @@ def test_a_caller_says_the_callback_never_came(operator: Operator, receiver: Rec
     receiver.wait_for(path, 2)
 
 
+@pytest.mark.skipif(which("jq") is None, reason="jq is not installed")
 def test_the_circuit_breaker_is_open(data_dir: Callable[[], Path], tmp_path: Path, receiver: Receiver) -> None:
     service = AuthorizationStub()
     service.answers("driver", 500)
