@@ -53,7 +53,7 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "POST removal": ("POST", "/access-list/removal", {"data": NO_ENTRY}, {ADMIN}, 404),
     "GET keys": ("GET", "/keys", {}, {OPERATE, ADMIN}, 200),
     "POST keys": ("POST", "/keys", {}, {ADMIN}, 400),
-    "POST revocation": ("POST", "/keys/revocation", {}, {ADMIN}, 404),
+    "POST revocation": ("POST", "/keys/revocation", {"data": {"id": "0" * 12}}, {ADMIN}, 404),
     "GET secrets": ("GET", "/secrets", {}, {OPERATE, ADMIN}, 200),
     "POST secrets": ("POST", "/secrets", {"data": {"latest": "9"}}, {ADMIN}, 400),
     "POST retirement": ("POST", "/secrets/retirement", {"data": {"id": "9"}}, {ADMIN}, 404),
