@@ -1,10 +1,13 @@
 """What every test relies on: no setting leaks in from the shell that runs the tests."""
 
+import signal
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from support.builders import new_database
 from support.postgres_server import PostgresServer, needed_postgres
 from support.prometheus import MISSING, Programs, find_programs
@@ -15,6 +18,8 @@ from chargeapp.storage.database import Database
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell in the background has it ignored, and programs that tests start would inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: waits for a period that the contract fixes")
 
 
@@ -32,6 +37,19 @@ def server() -> Iterator[RedisServer]:
     """A Redis for the tests of one file."""
     with RedisServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_logger_remembers_how_logging_was_configured() -> Iterator[None]:
+    """A command that runs in this process configures logging; the loggers of later tests must not be bound to that."""
+    configure = structlog.configure
+
+    def configure_without_cache(**given: Any) -> None:
+        configure(**{**given, "cache_logger_on_first_use": False})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(structlog, "configure", configure_without_cache)
+        yield
 
 
 @pytest.fixture(scope="session")
