@@ -125,6 +125,14 @@ class PatientConnection(psycopg.Connection[Any]):
 
     silence_seconds: float | None = SILENCE_SECONDS
 
+    def rollback(self) -> None:
+        """What is gone needs none."""
+        if self.pgconn.pipeline_status:
+            # The server ended it in the middle of `executemany`: libpq neither leaves that mode then nor calls it bad.
+            self.pgconn.finish()
+        if not self.closed:
+            super().rollback()
+
     def wait(self, gen: Generator[Any, Any, Answer], interval: float = 0.1, timeout: float | None = None) -> Answer:
         if timeout is not None:
             return super().wait(gen, interval, timeout)

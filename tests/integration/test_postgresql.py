@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
@@ -209,6 +211,20 @@ def test_a_connection_that_was_cut_in_a_transaction_is_the_databases_trouble(dat
     with pytest.raises(DatabaseUnavailable):
         change(database, cut_itself)
     beat(database)
+
+
+def test_a_connection_that_was_cut_among_many_rows_is_replaced_in_silence(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    def cut_in_pipeline_mode(session: Session) -> None:
+        driver: Any = session.connection().connection.dbapi_connection
+        driver.pgconn.enter_pipeline_mode()
+        raise psycopg.OperationalError("cannot exit pipeline mode while busy")
+
+    with pytest.raises(psycopg.OperationalError):
+        change(database, cut_in_pipeline_mode)
+    beat(database)
+    assert caplog.text == ""
 
 
 def test_more_threads_than_connections_take_turns(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
