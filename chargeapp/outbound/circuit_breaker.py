@@ -1,7 +1,7 @@
 """Stops asking a service that keeps failing, and lets one question through after a while to see."""
 
 import threading
-from datetime import UTC, datetime, timedelta
+import time
 
 import pybreaker
 
@@ -17,13 +17,11 @@ class CircuitBreaker:
     """pybreaker keeps the state. Its lock is held while a result is counted, never during the call itself."""
 
     def __init__(self, failures: int = FAILURES, open_seconds: float = OPEN_SECONDS) -> None:
-        self._open_for = timedelta(seconds=open_seconds)
-        self._storage = pybreaker.CircuitMemoryStorage(pybreaker.STATE_CLOSED)
+        self._open_for = open_seconds
+        # pybreaker would go by the wall clock, and stay open for an hour more when that is set back by one.
+        self._open_until = 0.0
         self._breaker = pybreaker.CircuitBreaker(
-            fail_max=failures,
-            reset_timeout=open_seconds,
-            state_storage=self._storage,
-            throw_new_error_on_trip=False,
+            fail_max=failures, reset_timeout=open_seconds, throw_new_error_on_trip=False
         )
         self._lock = threading.Lock()
         # The thread whose call is the probe; results of other calls say nothing about the service as it is now.
@@ -39,9 +37,7 @@ class CircuitBreaker:
         if self.state == pybreaker.STATE_CLOSED:
             return True
         with self._lock:
-            opened_at = self._storage.opened_at
-            waited = opened_at is None or datetime.now(UTC) >= _as_utc(opened_at) + self._open_for
-            if self._prober is not None or not waited:
+            if self._prober is not None or time.monotonic() < self._open_until:
                 return False
             self._prober = threading.get_ident()
             return True
@@ -56,12 +52,12 @@ class CircuitBreaker:
             if self.state != pybreaker.STATE_CLOSED and not probe:
                 return  # It began before the circuit opened.
             try:
+                if probe:
+                    self._breaker.half_open()
                 self._breaker.call(outcome)
             except (ServiceFailedError, pybreaker.CircuitBreakerError):
                 pass
             finally:
                 self._prober = None if probe else self._prober
-
-
-def _as_utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+                if self.state == pybreaker.STATE_OPEN:
+                    self._open_until = time.monotonic() + self._open_for

@@ -2,10 +2,14 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
 
+import pybreaker
 import pytest
 from support.builders import eventually
 
+from chargeapp.outbound import circuit_breaker
 from chargeapp.outbound.circuit_breaker import FAILURES, OPEN_SECONDS, CircuitBreaker
 
 
@@ -72,6 +76,23 @@ def test_a_probe_that_fails_opens_it_again_for_a_whole_period(probing: CircuitBr
     assert probing.state == "open"
     assert not probing.admits()
     eventually(probing.admits)
+
+
+def test_it_closes_in_time_after_the_clock_was_set_back(
+    breaker: CircuitBreaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HourBack(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) - timedelta(hours=1)
+
+    fail(breaker)
+    for module in (pybreaker, circuit_breaker):
+        monkeypatch.setattr(module, "datetime", HourBack, raising=False)
+    eventually(breaker.admits)
+    breaker.record(succeeded=True)
+
+    assert breaker.state == "closed"
 
 
 def test_a_call_that_began_before_it_opened_does_not_close_it(breaker: CircuitBreaker) -> None:
