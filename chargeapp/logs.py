@@ -34,7 +34,8 @@ def configure_logging(settings: Settings, process: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
+            # From below this module: `clock` tells more than a sentence too.
+            foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(allow=("action", "seconds"))],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from chargeapp import failpoints
-from chargeapp.clock import utcnow
+from chargeapp.clock import utcnow, wall_clock
 from chargeapp.domain.authorization import Answer, Inquiry
 from chargeapp.domain.charging_session import Decision, Reason
 from chargeapp.pipeline import AUTHORIZATION, CALLBACKS
@@ -63,8 +63,10 @@ class Authorization:
         now = utcnow()
         if now >= task.decide_by:
             return Answered(task, TOO_LATE)
-        inquiry = Inquiry(task.station_id, self._vault.open(task.token_sealed), task.token_hash, task.decide_by)
-        answer = self._authorizer.authorize(inquiry, now)
+        # Who may charge from when to when is said in the time of calendars.
+        today = wall_clock()
+        token, decide_by = self._vault.open(task.token_sealed), today + (task.decide_by - now)
+        answer = self._authorizer.authorize(Inquiry(task.station_id, token, task.token_hash, decide_by), today)
         failpoints.reach("authorization.after_call")
         # A driver is told by the deadline or told `unknown`, even if this process was stopped meanwhile.
         return Answered(task, answer if utcnow() < task.decide_by + DECISION_GRACE else TOO_LATE)

@@ -6,7 +6,7 @@ from datetime import datetime
 from sqlalchemy.orm import Session
 
 from chargeapp import failpoints
-from chargeapp.clock import utcnow
+from chargeapp.clock import utcnow, wall_clock
 from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.pipeline import CALLBACKS, DELIVERY_EVENTS
 from chargeapp.runtime import Runtime
@@ -55,7 +55,7 @@ class Callbacks:
             return Attempt(task, Reply(Outcome.EXPIRED, millis=0), now)
         token = self._vault.open(task.token_sealed)
         failpoints.reach("callback.before_send")
-        reply = self._endpoint.send(task.url, task.caller, task.request_id, task.body(token), now)
+        reply = self._endpoint.send(task.url, task.caller, task.request_id, task.body(token), wall_clock())
         failpoints.reach("callback.answered")
         return Attempt(task, reply, now)
 

@@ -66,7 +66,7 @@ def add(
       chargeapp acl add - --blocked < lost-card.txt
       chargeapp acl add '*' --station 123e4567-e89b-12d3-a456-426614174000
     """
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.commands.access_list_entries import entry_of, given_token
     from chargeapp.commands.access_list_file import Row
     from chargeapp.services.access_list import put_entries
@@ -77,7 +77,7 @@ def add(
         token = given_token(token, runtime.settings.driver_token_min_length)
         entry = entry_of(runtime.vault, Row(token, station, blocked, valid_from, valid_until))
         with runtime.database.writing() as session:
-            put_entries(session, [entry], utcnow())
+            put_entries(session, [entry], wall_clock())
     if as_json:
         click.echo(json.dumps({"driverToken": entry.token_masked, "stationId": station, "blocked": blocked}))
     else:

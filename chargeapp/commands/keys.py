@@ -41,9 +41,9 @@ class Expiry(click.ParamType[datetime]):
     name = "duration or iso"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> datetime:
-        from chargeapp.clock import utcnow
+        from chargeapp.clock import wall_clock
 
-        now = utcnow()
+        now = wall_clock()
         try:
             moment = now + Duration().convert(value, param, ctx)
         except click.BadParameter:
@@ -132,14 +132,14 @@ def create(
       chargeapp keys create --name hub --callback-host hooks.example.com --callback-host '*.hub.example.com'
       chargeapp keys create --name prometheus --scope operate > /etc/prometheus/chargeapp.key
     """
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.commands.printing import short_time
     from chargeapp.security.api_keys import Scope
     from chargeapp.services.api_keys import NewKey, create_key
 
     new = NewKey(name, caller or name, [Scope(each) for each in scopes], expires_at, hosts)
     with opened_runtime() as runtime, runtime.database.writing() as session:
-        key = create_key(session, new, utcnow())
+        key = create_key(session, new, wall_clock())
     if as_json:
         made = {"key": key, "name": new.name, "caller": new.caller, "scopes": list(dict.fromkeys(scopes))}
         click.echo(json.dumps(made | {"expiresAt": expires_at.isoformat() if expires_at else None}))
@@ -191,12 +191,12 @@ def revoke(key_id: str, as_json: bool) -> None:
       chargeapp keys revoke 3f9a01c2b7d4
       chargeapp keys list --json | jq -r '.[] | select(.caller == "hub") | .id' | xargs -n 1 chargeapp keys revoke
     """
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.commands.printing import short_time
     from chargeapp.services.api_keys import revoke_key
 
     with opened_runtime() as runtime, runtime.database.writing() as session:
-        found = revoke_key(session, key_id, utcnow())
+        found = revoke_key(session, key_id, wall_clock())
     if found is None:
         raise NoSuchKeyError("There is no key with this id. See: chargeapp keys list")
     if as_json:
@@ -206,7 +206,7 @@ def revoke(key_id: str, as_json: bool) -> None:
 
 
 def described(key: "ApiKey") -> dict[str, Any]:
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.services.api_keys import state_of
 
     return {
@@ -215,7 +215,7 @@ def described(key: "ApiKey") -> dict[str, Any]:
         "caller": key.caller,
         "scopes": key.scopes.split(),
         "callbackHosts": key.callback_hosts.split(),
-        "state": state_of(key, utcnow()),
+        "state": state_of(key, wall_clock()),
         "createdAt": key.created_at,
         "expiresAt": key.expires_at,
         "revokedAt": key.revoked_at,

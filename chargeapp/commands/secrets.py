@@ -66,12 +66,12 @@ def rotate(caller: str, overlap: timedelta, ed25519: bool, as_json: bool) -> Non
       chargeapp secrets rotate --caller roaming-hub --ed25519
       chargeapp secrets rotate --caller roaming-hub --overlap 0
     """
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.commands.printing import short_time
     from chargeapp.security.signatures import Kind, verification_key
     from chargeapp.services.webhook_secrets import has_api_key, rotate_secret
 
-    now = utcnow()
+    now = wall_clock()
     with opened_runtime() as runtime, runtime.database.writing() as session:
         secret = rotate_secret(
             session,
@@ -105,7 +105,7 @@ def list_(as_json: bool) -> None:
       chargeapp secrets list
       chargeapp secrets list --json | jq '.[] | select(.retiresAt)'
     """
-    from chargeapp.clock import utcnow
+    from chargeapp.clock import wall_clock
     from chargeapp.commands.printing import print_table
     from chargeapp.storage.webhook_secrets import EVERYBODY, in_force
 
@@ -113,7 +113,7 @@ def list_(as_json: bool) -> None:
         with runtime.database.reading() as session:
             stored: list[tuple[str, str, datetime | None, datetime | None]] = [
                 (each.caller, runtime.secret_vault.open(each.secret_sealed), each.created_at, each.retires_at)
-                for each in in_force(session, utcnow())
+                for each in in_force(session, wall_clock())
             ]
         if not any(caller == EVERYBODY for caller, *_ in stored):
             stored.insert(0, (EVERYBODY, runtime.secrets.webhook_secret, None, None))

@@ -1,4 +1,8 @@
-"""After the clock was set back: what was to happen soon must not wait until it has caught up."""
+"""After the clock was set back: what was to happen soon must not wait until it has caught up.
+
+On SQLite, jumps of up to two hours while the machine runs are not even noticed, thanks to `chargeapp/clock.py`. This
+is for all others.
+"""
 
 from datetime import datetime, timedelta
 from typing import Any

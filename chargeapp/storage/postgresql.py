@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 
+from chargeapp import clock
 from chargeapp.storage.notifications import Notifications
 from chargeapp.storage.turns import take_turn
 
@@ -47,6 +48,7 @@ class PostgresServer:
     path = None
 
     def __init__(self, url: URL) -> None:
+        clock.follow_wall_clock()
         self._url = url.set(drivername="postgresql+psycopg")
         self.engine = create_engine(
             self._url,

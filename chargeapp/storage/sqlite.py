@@ -12,6 +12,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import DatabaseError
 from sqlalchemy.orm import Session
 
+from chargeapp import clock
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
 from chargeapp.storage.moved import check_still_here
@@ -36,6 +37,7 @@ class SqliteFile:
         self._glances = threading.Lock()
         self._glance: Connection | None = None
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
+        clock.keep_steady(self.path.with_name(self.path.name + ".clock"))
 
     def _prepare_directory(self) -> None:
         try:

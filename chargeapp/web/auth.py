@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from flask import current_app, g, request
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import utcnow, wall_clock
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError, RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
@@ -240,7 +240,7 @@ def view_is(mark: str) -> bool:
 def why_unusable(key: Any) -> str | None:
     if key.revoked_at is not None:
         return "This API key was revoked."
-    if key.expires_at is not None and key.expires_at <= utcnow():
+    if key.expires_at is not None and key.expires_at <= wall_clock():
         return "This API key has expired."
     return None
 

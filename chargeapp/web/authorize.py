@@ -2,7 +2,7 @@
 
 from flask import Blueprint, Response, jsonify
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import wall_clock
 from chargeapp.domain.charging_session import Decision
 from chargeapp.domain.identifiers import canonical_station_id
 from chargeapp.outbound import access_list
@@ -26,7 +26,7 @@ def authorize(runtime: Runtime) -> Blueprint:
             return jsonify(asked | {"status": Decision.INVALID})
         station_id = canonical_station_id(asked["station_id"])
         with runtime.database.reading() as session:
-            answer = access_list.decide(session, runtime.vault.hash(asked["driver_token"]), station_id, utcnow())
+            answer = access_list.decide(session, runtime.vault.hash(asked["driver_token"]), station_id, wall_clock())
         return jsonify(asked | {"status": answer.decision})
 
     return routes

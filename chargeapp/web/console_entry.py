@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
 from werkzeug.exceptions import NotFound
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import wall_clock
 from chargeapp.runtime import Runtime
 from chargeapp.services.access_list import Entry, find_entry, put_entries, remove_entry
 from chargeapp.storage.models import AccessListEntry
@@ -64,7 +64,7 @@ def add_entry_pages(routes: Blueprint, runtime: Runtime) -> None:
 
 def put(runtime: Runtime, entry: Entry, how: str) -> None:
     with runtime.database.writing() as session:
-        put_entries(session, [entry], utcnow())
+        put_entries(session, [entry], wall_clock())
     note(
         f"Access list entry {how}",
         f"access_list_entry_{how}",

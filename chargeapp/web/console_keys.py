@@ -5,7 +5,7 @@ from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
 from werkzeug.exceptions import NotFound
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import wall_clock
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, take_apart
 from chargeapp.services.api_keys import NewKey, create_key, list_keys, revoke_key, state_of
@@ -24,7 +24,7 @@ def add_key_pages(routes: Blueprint, runtime: Runtime) -> None:
     def page(errors: dict[str, list[str]] | None = None) -> ResponseReturnValue:
         with runtime.database.reading() as session:
             found = list_keys(session)
-        now = utcnow()
+        now = wall_clock()
         content = render_template(
             "keys.html",
             found=[(each, state_of(each, now)) for each in found],
@@ -46,7 +46,7 @@ def add_key_pages(routes: Blueprint, runtime: Runtime) -> None:
     @routes.post("/keys")
     @for_admins
     def make_key() -> ResponseReturnValue:
-        now = utcnow()
+        now = wall_clock()
         try:
             asked = schema.load(request.form)
             if asked["expires_at"] is not None and asked["expires_at"] <= now:
@@ -79,7 +79,7 @@ def add_key_pages(routes: Blueprint, runtime: Runtime) -> None:
     def revoke() -> ResponseReturnValue:
         key_id = RevocationSchema().load(request.form)["id"]
         with runtime.database.writing() as session:
-            found = revoke_key(session, key_id, utcnow())
+            found = revoke_key(session, key_id, wall_clock())
         if found is None:
             raise NotFound
         note("API key revoked", "api_key_revoked", revoked=found.id, name=found.name, caller=found.caller)

@@ -10,7 +10,7 @@ from marshmallow import ValidationError
 from sqlalchemy.orm import Session
 from werkzeug.exceptions import NotFound
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import wall_clock
 from chargeapp.runtime import Runtime
 from chargeapp.security.signatures import Kind, fingerprint, kind_of, verification_key
 from chargeapp.services.webhook_secrets import has_api_key, retire_secret, rotate_secret
@@ -57,7 +57,7 @@ def add_secret_pages(routes: Blueprint, runtime: Runtime) -> None:
     def signing(session: Session) -> list[SecretShown]:
         stored = [
             shown(each.id, each.caller, runtime.secret_vault.open(each.secret_sealed), each.created_at, each.retires_at)
-            for each in in_force(session, utcnow())
+            for each in in_force(session, wall_clock())
         ]
         if any(each.caller == EVERYBODY for each in stored):
             return stored
@@ -75,7 +75,7 @@ def add_secret_pages(routes: Blueprint, runtime: Runtime) -> None:
             asked = schema.load(request.form)
         except ValidationError as error:
             return page(error.normalized_messages())  # type: ignore[no-untyped-call]
-        now, caller, overlap = utcnow(), asked["caller"], timedelta(hours=asked["overlap"])
+        now, caller, overlap = wall_clock(), asked["caller"], timedelta(hours=asked["overlap"])
         with runtime.database.writing() as session:
             take_turn(session, "webhook secrets")
             # Loading the answer again sends the form again.
@@ -117,7 +117,7 @@ def add_secret_pages(routes: Blueprint, runtime: Runtime) -> None:
     def retire() -> ResponseReturnValue:
         secret_id = RetirementSchema().load(request.form)["id"]
         with runtime.database.writing() as session:
-            found = retire_secret(session, secret_id, utcnow())
+            found = retire_secret(session, secret_id, wall_clock())
             if found is None:
                 raise NotFound
             mark = fingerprint(runtime.secret_vault.open(found.secret_sealed))

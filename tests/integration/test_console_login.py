@@ -86,8 +86,8 @@ def browser(runtime: Runtime) -> Browser:
 @pytest.fixture
 def time(monkeypatch: pytest.MonkeyPatch) -> Clock:
     moved = Clock()
-    for module in ("auth", "console"):
-        monkeypatch.setattr(f"chargeapp.web.{module}.utcnow", moved)
+    for read in ("auth.utcnow", "auth.wall_clock", "console.utcnow"):
+        monkeypatch.setattr(f"chargeapp.web.{read}", moved)
     return moved
 
 

@@ -51,7 +51,7 @@ HOUR = timedelta(hours=1)
 
 
 class Clock:
-    """What relay and jobs take for the time."""
+    """What relay and jobs take for the time: it jumps after a start of the machine, on PostgreSQL, or by many hours."""
 
     def __init__(self) -> None:
         self.ahead = timedelta()
@@ -233,7 +233,7 @@ def test_a_call_under_way_when_the_clock_jumps_ahead_is_no_failure(runtime: Runt
 
 
 def test_what_waited_when_the_clock_jumped_ahead_is_decided_and_ends(runtime: Runtime, clock: Clock) -> None:
-    """An hour more looks like an hour that has passed: what is too late now is told to have expired, never sent."""
+    """An hour more that cannot be told from one that has passed: what is too late has expired, and is never sent."""
     endpoint = receiver(runtime)
     ids = asked(runtime, 3)
     clock.ahead = HOUR

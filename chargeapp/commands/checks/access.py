@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from chargeapp.clock import utcnow
+from chargeapp.clock import wall_clock
 from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.commands.checks.files import is_to_be_made
 from chargeapp.commands.opened import check_tables
@@ -29,7 +29,7 @@ def check_access(runtime: Runtime) -> Iterator[Finding]:
             found = list_keys(session)
     except (ChargeappError, SQLAlchemyError):
         return
-    yield keys(found, runtime.settings, utcnow())
+    yield keys(found, runtime.settings, wall_clock())
 
 
 def keys(found: Sequence[ApiKey], settings: Settings, now: datetime) -> Finding:

@@ -8,7 +8,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chargeapp import reports
-from chargeapp.clock import utcnow
+from chargeapp.clock import seconds_behind, utcnow
 from chargeapp.commands.checks import Finding, fail, ok, warn
 from chargeapp.commands.checks.files import is_to_be_made
 from chargeapp.commands.opened import check_tables
@@ -82,7 +82,7 @@ def _from_database(session: Session, settings: Settings, now: datetime) -> Itera
     yield waiting(figures, settings)
     newest = [each.accepted_at for each in reports.latest_requests(session, 1)]
     beaten = heartbeats.last(session, "relay")
-    yield recorded_clock([*newest, beaten] if beaten else newest, now)
+    yield recorded_clock([*newest, beaten] if beaten else newest, now, seconds_behind())
 
 
 def relay(processes: reports.Processes) -> Finding:
@@ -127,9 +127,12 @@ def waiting(figures: reports.Figures, settings: Settings) -> Finding:
     return ok("backlog", found)
 
 
-def recorded_clock(recorded: list[datetime], now: datetime) -> Finding:
+def recorded_clock(recorded: list[datetime], now: datetime, behind: float) -> Finding:
     """Whatever is recorded lies in the past, unless somebody set the clock back."""
+    if abs(behind) > SKEW_SECONDS:
+        found = f"was set {'forward' if behind > 0 else 'back'}; times of requests still differ by {abs(behind):,.0f} s"
+        return warn("clock", found, "nothing is lost; keep it right with NTP, in small steps")
     ahead = max([(moment - now).total_seconds() for moment in recorded], default=0.0)
     if ahead > SKEW_SECONDS:
         return warn("clock", f"was set back by {ahead:,.0f} s or more", "keep it right with NTP, in small steps")
-    return ok("clock", "has not been set back")
+    return ok("clock", "has not been set lately")
