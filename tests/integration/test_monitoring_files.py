@@ -18,6 +18,7 @@ from chargeapp.storage import heartbeats
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
+CONFIGURATIONS = [PROMETHEUS / "prometheus.yml", ROOT / "deploy" / "docker" / "prometheus.yml"]
 DASHBOARD = json.loads((ROOT / "deploy" / "grafana" / "chargeapp.json").read_text())
 RULES = yaml.safe_load((PROMETHEUS / "alerts.yml").read_text())["groups"][0]["rules"]
 ALERTS = [rule["alert"] for rule in RULES]
@@ -57,9 +58,11 @@ def test_promtool_finds_nothing_to_mend_in_what_metrics_tells(programs: Programs
     programs.check("check", "metrics", given=exposed)
 
 
-def test_promtool_accepts_the_configuration_and_the_alerts(programs: Programs, tmp_path: Path) -> None:
-    for name in ("prometheus.yml", "alerts.yml"):
-        (tmp_path / name).write_text((PROMETHEUS / name).read_text())
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.parent.name)
+def test_promtool_accepts_the_configuration_and_the_alerts(programs: Programs, tmp_path: Path, path: Path) -> None:
+    configuration = path.read_text().replace("/run/secrets/prometheus.key", "chargeapp.key")
+    (tmp_path / "prometheus.yml").write_text(configuration)
+    (tmp_path / "alerts.yml").write_text((PROMETHEUS / "alerts.yml").read_text())
     (tmp_path / "chargeapp.key").write_text("a-key")
 
     assert f"{len(ALERTS)} rules found" in programs.check("check", "config", "prometheus.yml", cwd=tmp_path)
