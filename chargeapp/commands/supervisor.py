@@ -17,6 +17,7 @@ from chargeapp.logs import get_logger
 log = get_logger()
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
 # Longer than a start takes: what worked once and died starts again at once.
 RELIABLE_AFTER_SECONDS = 3.0
 LONGEST_DELAY_SECONDS = 5.0
@@ -159,6 +160,7 @@ def _become(program: Program, supervisor: int, signals: set[signal.Signals]) -> 
         # Ctrl-C in the terminal reaches the supervisor alone, which then stops everything in order.
         os.setsid()
         _end_with(supervisor)
+        _show_name(program.name)
         # A Ctrl-C from before setsid is dropped by ignoring it for a moment.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         for each in signals:
@@ -186,6 +188,12 @@ def _end_with(supervisor: int) -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != supervisor:
         sys.exit("The supervisor has ended already.")
+
+
+def _show_name(name: str) -> None:
+    """In what `top` and `ps -e` print, as far as 15 bytes go. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode())
 
 
 def _signal_group(pid: int, number: signal.Signals) -> None:

@@ -1,4 +1,4 @@
-"""Kills and stops processes of the deployment, and empties or kills its Redis; every fault is noted with its time."""
+"""Kills and stops processes of the deployment, harms its Redis and its database; notes every fault with its time."""
 
 import asyncio
 import contextlib
@@ -15,17 +15,8 @@ from drilling.deployment import Deployment, Process
 from drilling.plans import Plan
 
 LEASE_SECONDS = 60.0
-REDIS_BACK_SECONDS = 15.0
+BACK_SECONDS = 15.0
 SHORT_PAUSE_SECONDS = (1.0, 4.0)
-# gunicorn's master falls seldom: while it is away nobody accepts, and the load has to be carried on somehow.
-BAG = (
-    *["web worker"] * 5,
-    "web",
-    *["relay"] * 4,
-    *["worker authorization"] * 2,
-    *["worker callbacks"] * 2,
-    *["worker delivery-events"] * 2,
-)
 
 
 @dataclass
@@ -49,7 +40,7 @@ class Faults:
 
     @property
     def kills(self) -> int:
-        """Of API, relay and workers; Redis is counted apart."""
+        """Of API, relay and workers; Redis and database are counted apart."""
         return self.kills_of("web", "relay", "worker")
 
 
@@ -61,6 +52,7 @@ class Chaos:
         self._faults = faults
         self._bag: list[str] = []
         self._paused: set[int] = set()
+        self._one_at_a_time = asyncio.Lock()
 
     async def run(self, loading: Callable[[], bool]) -> None:
         """While the load goes on, and after it until there were as many kills as planned."""
@@ -79,18 +71,18 @@ class Chaos:
                     self._kill_one()
 
     def _enough(self) -> bool:
-        groups = ("web", "relay", "worker")
         return self._faults.kills >= self._plan.kills and all(
-            self._faults.kills_of(each) >= self._plan.kills_of_each for each in groups
+            self._faults.kills_of(each) >= self._plan.kills_of_each for each in self._plan.victims
         )
 
     def _schedule(self, seconds: float) -> list[tuple[float, str]]:
         """Spread over the middle of the load, in the order of their time."""
         wanted = {
-            "flush": self._plan.flushes,
+            "flush redis": self._plan.flushes,
             "kill redis": self._plan.redis_kills,
             "pause": self._plan.pauses,
             "long pause": self._plan.long_pauses,
+            **self._plan.database_faults(self._deployment.store.faults),
         }
         each = [
             (self._random.uniform(0.1, 0.9) * seconds, what) for what, times in wanted.items() for _ in range(times)
@@ -100,7 +92,7 @@ class Chaos:
     def _kill_one(self) -> None:
         present = {each.kind: each for each in self._shuffled() if each.pid not in self._paused}
         if not self._bag:
-            self._bag = self._random.sample(BAG, len(BAG))
+            self._bag = self._random.sample(self._plan.bag, len(self._plan.bag))
         # One that is just being restarted keeps its turn, unless only such ones are left: turns that piled up during a
         # long pause would kill it again and again as soon as it is back, and never let it work.
         for position, kind in enumerate(self._bag):
@@ -115,28 +107,27 @@ class Chaos:
         return self._random.sample(found, len(found))
 
     async def _other(self, what: str) -> None:
-        if what in ("flush", "kill redis"):
-            done = self._flush if what == "flush" else self._kill_redis
-            # One that comes while Redis is just being restarted waits for it.
-            give_up_at = time.monotonic() + REDIS_BACK_SECONDS
-            while not done() and time.monotonic() < give_up_at:
-                await asyncio.sleep(0.1)
-        else:
+        if what.endswith("pause"):
             await self._pause(long=what == "long pause")
+            return
+        harm = {"flush redis": self._flush, "kill redis": self._kill_redis, **self._deployment.store.faults}[what]
+        # One that comes while its victim is just being restarted waits for it.
+        give_up_at = time.monotonic() + BACK_SECONDS
+        while time.monotonic() < give_up_at:
+            async with self._one_at_a_time:
+                if await asyncio.to_thread(harm):
+                    self._faults.note(what)
+                    return
+            await asyncio.sleep(0.1)
 
     def _flush(self) -> bool:
         with contextlib.suppress(redis.RedisError), self._deployment.redis() as client:
-            client.flushall()
-            self._faults.note("flush redis")
-            return True
+            return bool(client.flushall())
         return False
 
     def _kill_redis(self) -> bool:
-        running = [each for each in self._deployment.processes() if each.kind == "redis"]
-        killed = [each for each in running if self._deployment.signal(each, signal.SIGKILL)]
-        for _ in killed:
-            self._faults.note("kill redis")
-        return bool(killed)
+        running = [each for each in self._deployment.processes() if each.kind == "redis-server"]
+        return any(self._deployment.signal(each, signal.SIGKILL) for each in running)
 
     async def _pause(self, *, long: bool) -> None:
         kinds = ("worker",) if long else ("worker", "relay", "web worker")

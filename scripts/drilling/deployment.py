@@ -15,24 +15,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
 import redis
-from pysqlite3 import dbapi2 as sqlite
+from sqlalchemy import func, select
 
 from chargeapp.config import ALIASES, Settings
 from chargeapp.pipeline import STAGES
+from chargeapp.storage.models import EventRecord, SessionRequest
 from chargeapp.transport.embedded_redis import embedded_redis_url
 from drilling.receiver import ALLOWED_HOST
+from drilling.records import EVENTS, count_rows, still_open
+from drilling.stores import Store
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
 STOP_SECONDS = 30.0
+# As the kernel knows the programs of `chargeapp up`: by the first 15 bytes of their names.
+KINDS = {name[:15]: name for name in ("relay", "redis-server", *(f"worker {stage.queue}" for stage in STAGES))}
 
 
 @dataclass(frozen=True)
 class Process:
-    """`kind` is `web`, `web worker`, `relay`, `redis`, `worker <queue>`, or empty while that cannot be seen yet."""
+    """`kind` is `web`, `web worker`, `relay`, `redis-server`, `worker <queue>`, or empty where it is none of these."""
 
     pid: int
     parent: int
@@ -40,17 +44,18 @@ class Process:
 
 
 class Deployment:
-    def __init__(self, data_dir: Path, port: int, settings: dict[str, str]) -> None:
+    def __init__(self, data_dir: Path, port: int, store: Store, settings: dict[str, str]) -> None:
         self.data_dir = data_dir
         self.port = port
         self.log = data_dir / "processes.log"
-        self.database = data_dir / "chargeapp.db"
+        self.store = store
         self._relays: list[subprocess.Popen[bytes]] = []
         ours = {each.name.upper() for each in fields(Settings)} | set(ALIASES) | {"PYTHONPATH"}
         self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(port),
             "CHARGEAPP_DATA_DIR": str(data_dir),
             "CHARGEAPP_CONFIG": os.devnull,
+            "DATABASE_URL": store.url,
             "CALLBACK_ALLOWED_NETWORKS": f"{ALLOWED_HOST}/32",
             "LOG_FORMAT": "json",
             **settings,
@@ -97,34 +102,12 @@ class Deployment:
 
     def processes(self) -> list[Process]:
         """Everything the supervisor runs at the moment, and gunicorn's workers below it."""
-        workers = self._workers()
         found = []
         for pid in children_of(self._supervisor.pid):
             below = children_of(pid)
-            kind = "web" if below else workers.get(pid) or self._kind(pid)
-            found.append(Process(pid, self._supervisor.pid, kind))
+            found.append(Process(pid, self._supervisor.pid, "web" if below else KINDS.get(name_of(pid), "")))
             found += [Process(each, pid, "web worker") for each in below]
         return found
-
-    def _kind(self, pid: int) -> str:
-        with contextlib.suppress(OSError):
-            if b"redis-server" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                return "redis"
-            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-                # The relay's pipe, under which it is woken.
-                with contextlib.suppress(OSError):
-                    if "/wakeups/relay@" in str(descriptor.readlink()):
-                        return "relay"
-        return ""
-
-    def _workers(self) -> dict[int, str]:
-        try:
-            with self.reading() as connection:
-                rows = connection.execute("SELECT process FROM heartbeats WHERE process LIKE 'worker %' ORDER BY at")
-                words = [row[0].split() for row in rows]
-        except sqlite.OperationalError:
-            return {}
-        return {int(each[-1]): f"worker {each[1]}" for each in words}
 
     def signal(self, process: Process, number: signal.Signals) -> bool:
         """False if it has gone meanwhile; never reaches a stranger that got its number."""
@@ -156,27 +139,13 @@ class Deployment:
 
     # What is left to do
 
-    @contextmanager
-    def reading(self) -> Iterator[Any]:
-        connection = sqlite.connect(f"file:{self.database}?mode=ro", uri=True, timeout=5)
-        try:
-            yield connection
-        finally:
-            connection.close()
-
     def unfinished(self) -> dict[str, int]:
         """Requests without an end, open outbox rows and jobs in queues; empty once all is done."""
         counts: dict[str, int] = {}
-        with self.reading() as connection:
-            counts["requests"] = _one(
-                connection, "SELECT count(*) FROM charging_session_requests WHERE ended_at IS NULL"
-            )
+        with self.store.database.reading() as session:
+            counts["requests"] = count_rows(session, SessionRequest, SessionRequest.ended_at.is_(None))
             for stage in STAGES:
-                table = stage.outbox.__tablename__
-                counts[table] = _one(
-                    connection,
-                    f"SELECT count(*) FROM {table} WHERE settled_at IS NULL AND dead_at IS NULL",  # noqa: S608
-                )
+                counts[stage.outbox.__tablename__] = count_rows(session, stage.outbox, still_open(stage.outbox))
         try:
             with self.redis() as client:
                 for stage in STAGES:
@@ -189,22 +158,14 @@ class Deployment:
     def events_so_far(self, up_to: int | None = None) -> tuple[int, str]:
         """The newest event's number, and a digest of all up to it: must never change afterwards."""
         digest = hashlib.sha256()
-        with self.reading() as connection:
-            last = up_to if up_to is not None else _one(connection, "SELECT coalesce(max(id), 0) FROM events")
-            for row in connection.execute(
-                "SELECT id, request_id, type, at, details, terminal FROM events WHERE id <= ? ORDER BY id", (last,)
-            ):
+        with self.store.database.reading() as session:
+            last = up_to if up_to is not None else session.scalar(select(func.max(EventRecord.id))) or 0
+            for row in session.execute(EVENTS.where(EventRecord.id <= last)):
                 digest.update(repr(row).encode())
         return last, digest.hexdigest()
 
     def redis(self) -> redis.Redis:
         return redis.Redis.from_url(embedded_redis_url(self.data_dir), socket_timeout=5)
-
-    def wal_bytes(self) -> int:
-        try:
-            return self.database.with_name(self.database.name + "-wal").stat().st_size
-        except FileNotFoundError:
-            return 0
 
 
 def send(handle: int, number: signal.Signals) -> bool:
@@ -214,10 +175,6 @@ def send(handle: int, number: signal.Signals) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def _one(connection: Any, statement: str) -> int:
-    return int(connection.execute(statement).fetchone()[0])
 
 
 def _end(process: subprocess.Popen[bytes]) -> int | None:
@@ -240,6 +197,13 @@ def children_of(pid: int) -> list[int]:
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except (FileNotFoundError, ProcessLookupError):
         return []
+
+
+def name_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def parent_of(pid: int) -> int | None:

@@ -1,6 +1,12 @@
 """How much load and how many faults each kind of drill has."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
+
+WORKERS = ("worker authorization", "worker callbacks", "worker delivery-events")
+# gunicorn's master falls seldom: while it is away nobody accepts, and the load has to be carried on somehow.
+WITHOUT_WORKERS = (*["web worker"] * 5, "web", *["relay"] * 4)
+EVERYBODY = (*WITHOUT_WORKERS, *WORKERS * 2)
 
 
 @dataclass(frozen=True)
@@ -17,10 +23,14 @@ class Plan:
     receiver_resets: float = 0.02
     authorization_errors: float = 0.02
     seconds_between_kills: float | None = None
+    bag: tuple[str, ...] = EVERYBODY
     kills: int = 0
     kills_of_each: int = 0
     flushes: int = 0
     redis_kills: int = 0
+    database_restarts: int = 0
+    database_crashes: int = 0
+    connection_cuts: int = 0
     pauses: int = 0
     long_pauses: int = 0
     failpoint_repeats: int = 0
@@ -29,6 +39,19 @@ class Plan:
     @property
     def faultless(self) -> bool:
         return self.seconds_between_kills is None and not self.failpoint_repeats
+
+    @property
+    def victims(self) -> list[str]:
+        """Of what there must have been enough kills."""
+        return list(dict.fromkeys(kind.split()[0] for kind in self.bag))
+
+    def database_faults(self, possible: Collection[str]) -> dict[str, int]:
+        wanted = {
+            "restart database": self.database_restarts,
+            "crash database": self.database_crashes,
+            "cut connections": self.connection_cuts,
+        }
+        return {name: times for name, times in wanted.items() if name in possible}
 
 
 FAULTS = Plan("", 0, 0)
@@ -42,7 +65,26 @@ SMOKE = replace(
     kills_of_each=8,
     flushes=3,
     redis_kills=2,
+    database_restarts=3,
+    database_crashes=3,
+    connection_cuts=5,
     pauses=3,
+)
+# Whoever kills a worker waits for the end of its lease, a minute.
+BRIEF = replace(
+    FAULTS,
+    name="brief",
+    accepted=600,
+    rate=30,
+    seconds_between_kills=0.95,
+    bag=WITHOUT_WORKERS,
+    kills=15,
+    kills_of_each=5,
+    flushes=1,
+    redis_kills=1,
+    database_restarts=2,
+    database_crashes=2,
+    connection_cuts=3,
 )
 LONG = replace(
     FAULTS,
@@ -54,6 +96,9 @@ LONG = replace(
     kills_of_each=100,
     flushes=20,
     redis_kills=20,
+    database_restarts=15,
+    database_crashes=15,
+    connection_cuts=30,
     pauses=40,
     long_pauses=4,
     drain_seconds=180,
@@ -71,4 +116,4 @@ CALM = Plan(
     authorization_errors=0,
     drain_seconds=60,
 )
-PLANS = {plan.name: plan for plan in (SMOKE, LONG, FAILPOINTS, CALM)}
+PLANS = {plan.name: plan for plan in (SMOKE, BRIEF, LONG, FAILPOINTS, CALM)}

@@ -4,13 +4,19 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pysqlite3 import dbapi2 as sqlite
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
 
-OUTBOXES = ("charging_session_request_outbox", "authorization_decision_callback_outbox", "callback_delivery_outbox")
+from chargeapp.pipeline import STAGES
+from chargeapp.storage.models import EventRecord, OutboxRow, SessionRequest
+from drilling.stores import Store
+
+EVENTS = select(
+    EventRecord.id, EventRecord.request_id, EventRecord.type, EventRecord.at, EventRecord.details, EventRecord.terminal
+).order_by(EventRecord.id)
 
 
 @dataclass(frozen=True)
@@ -72,35 +78,38 @@ class Records:
     canary_connections: int = 0
     open_rows: int = 0
     dead_rows: int = 0
-    integrity: str = "ok"
+    integrity: str | None = "ok"
 
 
-def read_records(load_log: Path, receiver_log: Path, database: Path) -> Records:
-    """After everything has stopped; the database is only read."""
+def read_records(load_log: Path, receiver_log: Path, store: Store) -> Records:
+    """After everything has stopped."""
     arrivals, canary = read_arrivals(_lines(receiver_log))
-    connection = sqlite.connect(f"file:{database}?mode=ro", uri=True)
-    try:
+    with store.database.reading() as session:
         return Records(
             posts=read_posts(_lines(load_log)),
             arrivals=arrivals,
             canary_connections=canary,
             requests=[
-                Request(row[0], number_in(row[1]), row[2], row[3], row[4] is not None, row[5])
-                for row in connection.execute(
-                    "SELECT id, callback_url, state, decision, ended_at, callback_attempts"
-                    " FROM charging_session_requests"
+                Request(id_, number_in(url), state, decision, ended_at is not None, attempts)
+                for id_, url, state, decision, ended_at, attempts in session.execute(
+                    select(
+                        SessionRequest.id,
+                        SessionRequest.callback_url,
+                        SessionRequest.state,
+                        SessionRequest.decision,
+                        SessionRequest.ended_at,
+                        SessionRequest.callback_attempts,
+                    )
                 )
             ],
             events=[
-                Event(row[0], row[1], _epoch(row[2]), json.loads(row[3]), bool(row[4]))
-                for row in connection.execute("SELECT request_id, type, at, details, terminal FROM events ORDER BY id")
+                Event(each.request_id, each.type, each.at.timestamp(), each.details, each.terminal)
+                for each in session.execute(EVENTS)
             ],
-            open_rows=_count(connection, "settled_at IS NULL AND dead_at IS NULL"),
-            dead_rows=_count(connection, "settled_at IS NULL AND dead_at IS NOT NULL"),
-            integrity=str(connection.execute("PRAGMA integrity_check").fetchone()[0]),
+            open_rows=sum(count_rows(session, stage.outbox, still_open(stage.outbox)) for stage in STAGES),
+            dead_rows=sum(count_rows(session, stage.outbox, buried(stage.outbox)) for stage in STAGES),
+            integrity=store.integrity(),
         )
-    finally:
-        connection.close()
 
 
 def read_posts(lines: Iterable[str]) -> list[Post]:
@@ -142,12 +151,13 @@ def _lines(path: Path) -> list[str]:
     return path.read_text().splitlines()
 
 
-def _count(connection: Any, condition: str) -> int:
-    return sum(
-        connection.execute(f"SELECT count(*) FROM {table} WHERE {condition}").fetchone()[0]  # noqa: S608 - our words
-        for table in OUTBOXES
-    )
+def count_rows(session: Session, table: type[OutboxRow] | type[SessionRequest], condition: ColumnElement[bool]) -> int:
+    return session.scalar(select(func.count()).select_from(table).where(condition)) or 0
 
 
-def _epoch(text: str) -> float:
-    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+def still_open(outbox: type[OutboxRow]) -> ColumnElement[bool]:
+    return outbox.settled_at.is_(None) & outbox.dead_at.is_(None)
+
+
+def buried(outbox: type[OutboxRow]) -> ColumnElement[bool]:
+    return outbox.settled_at.is_(None) & outbox.dead_at.is_not(None)

@@ -8,8 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pysqlite3 import dbapi2 as sqlite
-
 from chargeapp import __version__
 from drilling.oracle import Finding
 
@@ -31,6 +29,8 @@ class Check:
 class Report:
     name: str
     seed: int
+    engine: str
+    words: str
     began: str
     seconds: dict[str, float]
     figures: dict[str, float]
@@ -55,13 +55,14 @@ class Report:
 
     def as_markdown(self) -> str:
         lines = [
-            f"# Drill `{self.name}`: {'everything holds' if self.passed else 'NOT everything holds'}",
+            f"# Drill `{self.name}` on {self.engine.split()[0]}: "
+            + ("everything holds" if self.passed else "NOT everything holds"),
             "",
             f"Seed {self.seed}; begun {self.began}. "
-            + ", ".join(f"{name} {value}" for name, value in machine().items())
+            + ", ".join([self.engine, *(f"{name} {value}" for name, value in machine().items())])
             + ".",
             "",
-            f"Replay the same load and faults: `scripts/drill {self.name} --seed {self.seed}`.",
+            f"Replay the same load and faults: `scripts/drill {self.name}{self.words} --seed {self.seed}`.",
             "",
             *_table(
                 ("", "Invariant", "Figure", "Bound", "Remark"),
@@ -100,8 +101,9 @@ class Report:
 
     def write(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        (directory / f"{self.name}.json").write_text(self.as_json())
-        (directory / f"{self.name}.md").write_text(self.as_markdown())
+        stem = f"{self.name}-postgresql" if self.words else self.name
+        (directory / f"{stem}.json").write_text(self.as_json())
+        (directory / f"{stem}.md").write_text(self.as_markdown())
 
 
 def machine() -> dict[str, Any]:
@@ -111,7 +113,6 @@ def machine() -> dict[str, Any]:
         "kernel": platform.release(),
         "architecture": platform.machine(),
         "Python": ".".join(map(str, sys.version_info[:3])),
-        "SQLite": sqlite.sqlite_version,
         "chargeapp": __version__,
     }
 

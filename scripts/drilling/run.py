@@ -24,6 +24,7 @@ from drilling.progress import Display, Phase
 from drilling.receiver import Manners, ReceiverProcess
 from drilling.records import Records, read_records
 from drilling.report import Check, Report
+from drilling.stores import SqliteFile, Store
 
 CALLBACK_TIMEOUT_SECONDS = 1.0
 # A worker makes at most three quarters of its calls to one destination at the same time.
@@ -39,15 +40,19 @@ CALLBACK_POINTS = tuple(f" at {point}" for point in POINTS if point.startswith((
 
 
 class Drill:
-    def __init__(self, plan: Plan, seed: int, display: Display) -> None:
+    def __init__(self, plan: Plan, seed: int, display: Display, database: Store | None = None) -> None:
         self._plan = plan
         self._seed = seed
         self._display = display
         # Short, because Redis's socket is in it.
         self.directory = Path(tempfile.mkdtemp(prefix="drill-"))
+        self._data_dir = self.directory / "data"
+        self._data_dir.mkdir(mode=0o700)
+        self._store: Store = database or SqliteFile(self._data_dir)
         self._secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self._faults = Faults()
-        self._wal_bytes = 0
+        self._wal_bytes: int | None = None
+        self._idle_transactions: int | None = None
         self._jobs_left = 0
         self._events_changed = False
         self._seconds: dict[str, float] = {}
@@ -55,14 +60,23 @@ class Drill:
 
     def run(self) -> Report:
         began = datetime.now(UTC)
-        asyncio.run(self._act_until_told_to_stop())
-        with self._timed("judging"):
-            records = read_records(self._load_log, self._receiver_log, self._deployment.database)
-            surroundings = Surroundings(self._jobs_left, self._events_changed, self._wal_bytes)
-            findings = Oracle(records, self._bounds(), surroundings).judge()
+        try:
+            self._store.start()
+            engine = self._store.engine()
+            asyncio.run(self._act_until_told_to_stop())
+            with self._timed("judging"):
+                records = read_records(self._load_log, self._receiver_log, self._store)
+                surroundings = Surroundings(
+                    self._jobs_left, self._events_changed, self._wal_bytes, self._idle_transactions
+                )
+                findings = Oracle(records, self._bounds(), surroundings).judge()
+        finally:
+            self._store.stop()
         return Report(
             name=self._plan.name,
             seed=self._seed,
+            engine=engine,
+            words=self._store.words,
             began=f"{began:%Y-%m-%d %H:%M} UTC",
             seconds={name: round(seconds, 1) for name, seconds in self._seconds.items()},
             figures=self._figures(records),
@@ -75,6 +89,7 @@ class Drill:
 
     def forget(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
+        self._store.forget()
 
     @property
     def _load_log(self) -> Path:
@@ -98,8 +113,6 @@ class Drill:
         )
         receiver = ReceiverProcess(manners, self._receiver_log)
         await receiver.start()
-        data_dir = self.directory / "data"
-        data_dir.mkdir(mode=0o700)
         settings = {
             "AUTHORIZATION_SERVICE_URL": receiver.authorization_url,
             "CALLBACK_TIMEOUT_MILLIS": f"{CALLBACK_TIMEOUT_SECONDS * 1000:.0f}",
@@ -107,8 +120,8 @@ class Drill:
             "QUEUE_MAX_SIZE": "1000000",
             "WEBHOOK_SECRET": self._secret,
         }
-        self._deployment = Deployment(data_dir, free_port(), settings)
-        self._failpoints = Failpoints(data_dir / "failpoints", plan.failpoint_repeats, self._faults)
+        self._deployment = Deployment(self._data_dir, free_port(), self._store, settings)
+        self._failpoints = Failpoints(self._data_dir / "failpoints", plan.failpoint_repeats, self._faults)
         if plan.failpoint_repeats:
             self._failpoints.prepare()
         try:
@@ -125,6 +138,7 @@ class Drill:
                 await self._drain()
             _, after = await asyncio.to_thread(self._deployment.events_so_far, last_event)
             self._events_changed = before != after
+            self._idle_transactions = await asyncio.to_thread(self._store.idle_transactions)
         finally:
             with self._timed("stopping"):
                 self._exit_status = await asyncio.to_thread(self._deployment.stop)
@@ -168,13 +182,17 @@ class Drill:
 
     async def _watch(self, phase: Phase) -> None:
         while True:
-            self._wal_bytes = max(self._wal_bytes, self._deployment.wal_bytes())
+            self._look_at_log()
             if self._failpoints.repeats:
                 self._deployment.keep_relays(RELAYS_BESIDE)
             load, faults = self._load, self._faults
             note = f"{load.accepted:,} accepted, {load.ambiguous} ambiguous, {len(faults.timeline)} faults"
             phase.show(self._failpoints.done if self._failpoints.repeats else load.accepted, note)
             await asyncio.sleep(LOOK_SECONDS)
+
+    def _look_at_log(self) -> None:
+        if (found := self._store.log_bytes()) is not None:
+            self._wal_bytes = max(self._wal_bytes or 0, found)
 
     async def _drain(self) -> None:
         """Until nothing is left to do, or far longer than that may take."""
@@ -183,7 +201,7 @@ class Drill:
             while (left := await asyncio.to_thread(self._deployment.unfinished)) and (
                 time.monotonic() - began < self._plan.drain_seconds
             ):
-                self._wal_bytes = max(self._wal_bytes, self._deployment.wal_bytes())
+                self._look_at_log()
                 requests = left.get("requests", 0)
                 phase.show(self._load.accepted - requests, ", ".join(f"{n} {what}" for what, n in left.items()))
                 await asyncio.sleep(LOOK_SECONDS)
@@ -192,14 +210,17 @@ class Drill:
     def _bounds(self) -> Bounds:
         faults, plan = self._faults, self._plan
         at_points = sum(1 for what in faults.counts.elements() if what.endswith(CALLBACK_POINTS))
-        worker_faults = faults.kills_of("worker") + faults.long_pauses + at_points
+        # A crash takes back claims that were not on disk yet.
+        others = faults.long_pauses + at_points + faults.counts["crash database"]
         # Whoever dies or is late in the middle of calls has them made again: so many at most.
-        callers = faults.kills_of("worker callbacks") + faults.long_pauses + at_points
+        callers = faults.kills_of("worker callbacks") + others
         return Bounds(
             webhook_secret=self._secret,
             duplicates=callers * CALLS_UNDER_WAY,
-            worker_faults=worker_faults,
-            long_pauses=faults.long_pauses + sum(n for what, n in faults.counts.items() if what.startswith("hang at")),
+            worker_faults=faults.kills_of("worker") + others,
+            early=faults.long_pauses
+            + sum(n for what, n in faults.counts.items() if what.startswith("hang at"))
+            + faults.counts["crash database"] * CALLS_UNDER_WAY,
             only_allowed_decisions=plan.faultless,
         )
 
@@ -234,12 +255,13 @@ class Drill:
         ]
         if plan.kills:
             checks.append(Check("kills", faults.kills, f"at least {plan.kills:,}", faults.kills >= plan.kills))
-            for name in ("web", "relay", "worker"):
+            for name in plan.victims:
                 found = faults.kills_of(name)
                 checks.append(
                     Check(f"kills of {name}", found, f"at least {plan.kills_of_each}", found >= plan.kills_of_each)
                 )
-            for what, wanted in (("flush redis", plan.flushes), ("kill redis", plan.redis_kills)):
+            redis_faults = {"flush redis": plan.flushes, "kill redis": plan.redis_kills}
+            for what, wanted in {**redis_faults, **plan.database_faults(self._store.faults)}.items():
                 checks.append(Check(what, faults.counts[what], f"at least {wanted}", faults.counts[what] >= wanted))
         if plan.failpoint_repeats:
             points = self._failpoints

@@ -129,6 +129,15 @@ def supervise(tmp_path: Path) -> Iterator[Callable[[str], SupervisedScript]]:
         each.close()
 
 
+def test_each_program_is_seen_by_its_name(supervise: Callable[[str], SupervisedScript]) -> None:
+    script = supervise('Supervisor([Program("worker callbacks", until_sigterm("a"))]).run()')
+
+    pid = script.wait_for_start("a")
+
+    # The kernel keeps 15 bytes.
+    assert Path(f"/proc/{pid}/comm").read_text() == "worker callback\n"
+
+
 def test_whatever_ends_a_program_it_is_started_again_and_leaves_no_zombie(
     supervise: Callable[[str], SupervisedScript],
 ) -> None:

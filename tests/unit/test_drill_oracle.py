@@ -198,7 +198,7 @@ def test_a_good_drill_holds() -> None:
         (attempt_too_often, "attempts above the maximum or miscounted"),
         (miscount_attempts, "attempts above the maximum or miscounted"),
         (end_twice, "requests without exactly one terminal event"),
-        (damage_the_database, "integrity_check found faults"),
+        (damage_the_database, "faults in the database's own structures"),
         (answer_500, "answers other than 200 and 503"),
         (touch_the_canary, "connections to a forbidden address"),
         (accept_a_forbidden_address, "connections to a forbidden address"),
@@ -218,6 +218,7 @@ def test_a_broken_promise_is_found(harm: Callable[[Records], None], found: str) 
         (Surroundings(jobs_left=1), "stuck"),
         (Surroundings(events_changed=True), "events changed after they were written"),
         (Surroundings(wal_bytes=BOUNDS.wal_bytes + 1), "bytes of the write-ahead log at most"),
+        (Surroundings(idle_transactions=1), "transactions left open"),
     ],
 )
 def test_what_was_measured_beside_the_records_counts(around: Surroundings, found: str) -> None:
