@@ -70,12 +70,15 @@ SMOKE = replace(
     connection_cuts=5,
     pauses=3,
 )
-# Whoever kills a worker waits for the end of its lease, a minute.
+# Whoever kills a worker waits for the end of its lease, and whoever refuses a callback four times for the next round.
 BRIEF = replace(
     FAULTS,
     name="brief",
     accepted=600,
     rate=30,
+    receiver_errors=0.05,
+    receiver_timeouts=0.02,
+    receiver_resets=0.01,
     seconds_between_kills=0.95,
     bag=WITHOUT_WORKERS,
     kills=15,

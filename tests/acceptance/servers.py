@@ -42,7 +42,8 @@ class Arrival:
 class RecordingServer:
     """Answers on a port of its own; children say what."""
 
-    def __init__(self) -> None:
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        self.address = address
         self.arrivals: list[Arrival] = []
         self._arrived = threading.Condition()
         self._closing = threading.Event()
@@ -86,13 +87,13 @@ class RecordingServer:
 class Receiver(RecordingServer):
     """A caller's endpoint: answers each path with its list in turn, the last one for ever, by default with 204."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, address: str = "127.0.0.1") -> None:
+        super().__init__(address)
         self._answers: dict[str, list[Answer]] = {}
         self._names = 0
 
     def url(self, path: str) -> str:
-        return f"http://127.0.0.1:{self.port}{path}"
+        return f"http://{self.address}:{self.port}{path}"
 
     def path(self, *answers: Answer | int) -> str:
         """A path that nobody used yet, which answers so."""
@@ -169,7 +170,7 @@ class _Server(ThreadingHTTPServer):
         self.owner = owner
         self._connections: set[Any] = set()
         self._lock = threading.Lock()
-        super().__init__(("127.0.0.1", port), _Handler)
+        super().__init__((owner.address, port), _Handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:

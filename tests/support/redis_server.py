@@ -13,9 +13,10 @@ from support.builders import eventually
 
 
 class RedisServer:
-    """A context manager; may be stopped and started again, empty, in between."""
+    """A context manager; may be stopped and started again, empty, in between. `options` are settings of Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, **options: str) -> None:
+        self._options = options
         # Not in pytest's directory: the path of a socket must be short.
         self._directory = Path(tempfile.mkdtemp(prefix="redis-"))
         self._process: subprocess.Popen[bytes] | None = None
@@ -25,6 +26,7 @@ class RedisServer:
 
     def start(self) -> None:
         options = {"port": "0", "unixsocket": str(self.socket), "save": "", "dir": str(self._directory)}
+        options |= self._options
         words = [word for name, value in options.items() for word in (f"--{name}", value)]
         self._process = subprocess.Popen([find_redis_server(), *words], stdout=subprocess.DEVNULL)
         eventually(self._answers, "Redis does not start")
