@@ -84,7 +84,7 @@ def opened(words: str) -> Store:
     except ModuleNotFoundError as error:
         wanted = ".venv/bin/pip install --require-hashes -r requirements-postgres.lock"
         raise click.UsageError(f"The driver for PostgreSQL is missing: {wanted}") from error
-    if not words.startswith("postgresql"):
+    if words.partition("://")[0] not in ("postgresql", "postgresql+psycopg"):
         raise click.UsageError("--database: postgresql, or a URL such as postgresql://chargeapp@db.example/drill")
     if words != "postgresql":
         return PostgresDatabase(words)

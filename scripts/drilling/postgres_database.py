@@ -1,5 +1,6 @@
 """A database in PostgreSQL under drill."""
 
+import contextlib
 import signal
 import time
 from collections.abc import Callable
@@ -91,9 +92,10 @@ class PostgresDatabase:
         return "ok"
 
     def _cut(self) -> bool:
-        with self.database.glancing() as connection:
+        with contextlib.suppress(DatabaseUnavailable), self.database.glancing() as connection:
             connection.execute(CUT)
-        return True
+            return True
+        return False
 
     def _restart(self, server: PostgresServer, number: signal.Signals) -> bool:
         server.stop(number)

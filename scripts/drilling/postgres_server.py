@@ -101,6 +101,8 @@ class PostgresServer:
                 user=self._owner,
                 group=pwd.getpwnam(self._owner).pw_gid if self._owner else None,
                 extra_groups=[] if self._owner else None,
+                # Ctrl-C is for whoever uses it, who then stops it last.
+                start_new_session=True,
             )
 
     def _answers(self) -> bool:
