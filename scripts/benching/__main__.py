@@ -15,7 +15,7 @@ import click
 from drilling.deployment import ROOT
 from drilling.progress import Display
 
-from benching import backlog, growth, intake, latency, saturated, slow_destination, start
+from benching import backlog, databases, growth, intake, latency, migration, saturated, slow_destination, start
 from benching.machine import describe
 from benching.plans import FULL, QUICK
 from benching.report import Report
@@ -29,6 +29,8 @@ class Measurement:
     help: str
     measure: Callable[[Workbench], Result]
     programs: frozenset[str] = frozenset({"nginx", "wrk"})
+    lasting: bool = False
+    """Takes so long that `all` leaves it out."""
 
 
 MEASUREMENTS = (
@@ -39,6 +41,14 @@ MEASUREMENTS = (
     Measurement("backlog", "100,000 accepted, then worked on: how evenly, and in how much memory.", backlog.measure),
     Measurement(
         "slow-destination", "Twenty destinations, one of them slow.", slow_destination.measure, programs=frozenset()
+    ),
+    Measurement("databases", "SQLite and PostgreSQL, with more workers and relays.", databases.measure),
+    Measurement(
+        "migration",
+        "A million finished requests move to PostgreSQL while others come in.",
+        migration.measure,
+        programs=frozenset(),
+        lasting=True,
     ),
     Measurement("start", "scripts/up and chargeapp --help, beside bare imports.", start.measure, programs=frozenset()),
 )
@@ -61,6 +71,8 @@ def main() -> None:
       scripts/bench growth                 with a million finished requests
       scripts/bench backlog                draining 100,000
       scripts/bench slow-destination       whether others wait for it
+      scripts/bench databases              SQLite and PostgreSQL, with more workers
+      scripts/bench migration              a million requests to PostgreSQL, with traffic; not in all
       scripts/bench start                  how long until it is ready
       scripts/bench all --quick            everything in small: does the bench itself work?
     """
@@ -115,7 +127,12 @@ def run(wanted: tuple[Measurement, ...], quick: bool) -> Report:
 
 for each in MEASUREMENTS:
     add(each.name, each.help, (each,))
-add("all", "Everything, one after the other.", MEASUREMENTS, default_out=ROOT / "docs")
+add(
+    "all",
+    "Everything but migration, one after the other.",
+    tuple(each for each in MEASUREMENTS if not each.lasting),
+    default_out=ROOT / "docs",
+)
 
 if __name__ == "__main__":
     main(prog_name="scripts/bench")

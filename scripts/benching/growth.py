@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from drilling.deployment import Deployment
+from drilling.stores import SqliteFile
 
 from benching.arrivals import Arrivals
 from benching.figures import percentile, spread
@@ -61,8 +62,9 @@ def grow(bench: Workbench, data_dir: Path, settings: dict[str, str], show: Calla
             )
         )
         arrivals.wait(len(posts.accepted), bench.plan.drain_seconds)
-        there = Deployment(data_dir, system.port, settings)
+        there = Deployment(data_dir, system.port, SqliteFile(data_dir), settings)
         wait_until(lambda: not there.unfinished(), "the samples were not finished", bench.plan.drain_seconds)
+        there.store.stop()
     multiply(data_dir / "chargeapp.db", bench.plan.history, show)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from drilling.report import machine as basics
+from pysqlite3 import dbapi2 as sqlite
 
 from benching.figures import percentile
 from benching.peers_venv import pinned
@@ -33,7 +34,7 @@ def describe(folder: Path) -> dict[str, str]:
         f"{percentile(syncs, 0.99):.2f} ms",
         "kernel": f"{found['kernel']}, {found['architecture']}",
         "load before the run": ", ".join(f"{value:.2f}" for value in os.getloadavg()),
-        "chargeapp": f"{found['chargeapp']}, Python {found['Python']}, SQLite {found['SQLite']}, Redis "
+        "chargeapp": f"{found['chargeapp']}, Python {found['Python']}, SQLite {sqlite.sqlite_version}, Redis "
         f"{_version(find_redis_server(), '--version')}",
         "peers": ", ".join(f"{name} {pinned()[name]}" for name in PEERS) + "; the same Python and Redis",
         "stubs and client": f"nginx {_version(find_nginx(), '-v')}, wrk {_version(shutil.which('wrk'), '-v')}",

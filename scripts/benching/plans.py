@@ -18,6 +18,7 @@ class Plan:
     slow_rounds: int = 2
     slow_seconds: float = 15.0
     slow_answer_seconds: float = 10.0
+    database_rounds: int = 2
     start_runs: int = 7
     drain_seconds: float = 180.0
     backlog_drain_seconds: float = 900.0
@@ -36,6 +37,7 @@ QUICK = Plan(
     slow_rounds=1,
     slow_seconds=2.0,
     slow_answer_seconds=1.0,
+    database_rounds=1,
     start_runs=1,
     drain_seconds=60.0,
     backlog_drain_seconds=60.0,

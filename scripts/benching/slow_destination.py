@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from drilling.deployment import Deployment, free_port
+from drilling.stores import SqliteFile
 
 from benching.destinations import Destinations, destinations
 from benching.figures import percentile, spread
@@ -35,7 +36,8 @@ async def _run(bench: Workbench, slow_seconds: float) -> list[float]:
     """Milliseconds from POST to callback of all but the first destination's."""
     async with destinations(DESTINATIONS, slow_seconds) as there:
         settings = {**UNLIMITED, "AUTHORIZATION_SERVICE_URL": there.authorization_url}
-        ours = Deployment(bench.new_folder(), free_port(), settings)
+        data_dir = bench.new_folder()
+        ours = Deployment(data_dir, free_port(), SqliteFile(data_dir), settings)
         try:
             await ours.start()
             # Not to the slow one: it shall be met under load, and for the first time.

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 from drilling.deployment import ROOT, Deployment, free_port
+from drilling.stores import SqliteFile
 
 from benching.figures import spread
 from benching.programs import START_SECONDS, DidNotStart, has_ended, running, wait_until
@@ -51,7 +52,7 @@ def _up(data_dir: Path) -> float:
     """Until it says that it is ready; it is stopped afterwards."""
     log = data_dir / "up.log"
     log.write_text("")
-    environment = Deployment(data_dir, free_port(), {}).environment
+    environment = Deployment(data_dir, free_port(), SqliteFile(data_dir), {}).environment
     began = time.monotonic()
     with running([ROOT / "scripts" / "up"], log, environment) as up:
 

@@ -7,12 +7,17 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from drilling.deployment import ROOT, Deployment, free_port
+from drilling.stores import SqliteFile, Store
 
-from benching.programs import HOST, family, running, wait_for_port
+from benching.programs import HOST, START_SECONDS, family, running, wait_for_port, wait_until
 from benching.workbench import Workbench
+from chargeapp.clock import utcnow
+from chargeapp.pipeline import STAGES
+from chargeapp.storage import heartbeats
 from chargeapp.transport.embedded_redis import find_redis_server
 
 PEERS = Path(__file__).with_name("peers")
@@ -30,7 +35,8 @@ class System:
     kinds: Callable[[], dict[int, str]]
 
 
-KINDS = {"web worker": "web", "": "other"}
+LATELY = timedelta(seconds=30)
+KINDS = {"web worker": "web", "redis-server": "redis", "": "other"}
 
 Starter = Callable[[Workbench], AbstractContextManager[System]]
 
@@ -46,20 +52,44 @@ def authorization(bench: Workbench) -> dict[str, str]:
 
 
 @contextmanager
-def deployment(data_dir: Path, settings: dict[str, str]) -> Iterator[System]:
-    """All of it, as `chargeapp up --no-demo` starts it."""
-    ours = Deployment(data_dir, free_port(), settings)
+def deployment(
+    data_dir: Path, settings: dict[str, str], store: Store | None = None, workers: int = 1, relays: int = 1
+) -> Iterator[System]:
+    """All of it, as `chargeapp up --no-demo` starts it; with more workers of each queue, or relays, beside it.
+
+    SQLite without a `store`, which is the caller's to stop.
+    """
+    file = SqliteFile(data_dir)
+    store = store or file
+    ours = Deployment(data_dir, free_port(), store, settings)
     try:
         asyncio.run(ours.start())
-        yield System(ours.port, lambda: {each.pid: KINDS.get(each.kind, each.kind) for each in ours.processes()})
+        ours.keep_relays(relays - 1)
+        ours.add_workers(workers - 1)
+        wait_until(lambda: _workers(store) == workers * len(STAGES), "workers did not start", START_SECONDS)
+        yield System(
+            ours.port,
+            lambda: {each.pid: KINDS.get(each.kind, each.kind) for each in ours.processes()} | ours.beside(),
+        )
     finally:
         ours.stop()
+        file.stop()
+
+
+def environment(data_dir: Path, settings: dict[str, str]) -> dict[str, str]:
+    """For a command beside a deployment on SQLite."""
+    return Deployment(data_dir, free_port(), SqliteFile(data_dir), settings).environment
+
+
+def _workers(store: Store) -> int:
+    with store.database.reading() as session:
+        return len(heartbeats.since(session, "worker ", utcnow() - LATELY))
 
 
 @contextmanager
 def web_alone(data_dir: Path, settings: dict[str, str]) -> Iterator[System]:
     """Only the API: what it accepts waits in the database."""
-    ours = Deployment(data_dir, free_port(), settings)
+    ours = Deployment(data_dir, free_port(), SqliteFile(data_dir), settings)
     chargeapp = [sys.executable, "-m", "chargeapp"]
     with ours.log.open("ab") as log:
         subprocess.run(  # noqa: S603 - our own program

@@ -50,6 +50,7 @@ class Deployment:
         self.log = data_dir / "processes.log"
         self.store = store
         self._relays: list[subprocess.Popen[bytes]] = []
+        self._workers: dict[subprocess.Popen[bytes], str] = {}
         ours = {each.name.upper() for each in fields(Settings)} | set(ALIASES) | {"PYTHONPATH"}
         self.environment = {name: value for name, value in os.environ.items() if name not in ours} | {
             "PORT": str(port),
@@ -74,6 +75,18 @@ class Deployment:
         self._relays = [each for each in self._relays if each.poll() is None]
         self._relays += [self._spawn("relay") for _ in range(count - len(self._relays))]
 
+    def add_workers(self, count: int) -> None:
+        """So many of each queue beside the supervisor's own; nobody starts them again."""
+        for stage in STAGES * count:
+            self._workers[self._spawn("worker", stage.queue)] = f"worker {stage.queue}"
+
+    def beside(self) -> dict[int, str]:
+        """The kinds of what runs beside the supervisor's own."""
+        return {
+            **{each.pid: "relay" for each in self._relays},
+            **{each.pid: kind for each, kind in self._workers.items()},
+        }
+
     def _spawn(self, *words: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             return subprocess.Popen(  # noqa: S603 - our own program
@@ -94,7 +107,7 @@ class Deployment:
 
     def stop(self) -> int | None:
         """The supervisor's exit status, None if it had to be killed."""
-        for process in self._relays:
+        for process in (*self._relays, *self._workers):
             _end(process)
         return _end(self._supervisor)
 

@@ -47,6 +47,11 @@ class PostgresServer:
         return f"postgresql://{USER}:{self._password}@{address}:{self._port}/{database}"
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def _port(self) -> str:
         return self._options.get("port", "5432")
 

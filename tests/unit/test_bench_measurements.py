@@ -7,7 +7,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from benching import backlog, growth, intake, latency, saturated, slow_destination, start
+from benching import backlog, databases, growth, intake, latency, migration, saturated, slow_destination, start
 from benching.load import Paced, Posted
 from benching.result import Result
 from benching.saturation import Saturation
@@ -104,3 +104,24 @@ def test_the_first_start_is_compared_with_the_imports() -> None:
     seconds = {start.FIRST: [2.0], start.AGAIN: [1.0], start.IMPORTS: [0.4], start.HELP: [0.1], start.CLICK: [0.05]}
 
     assert reached(start.report(seconds)) == {"start-up": (2000, 5.0, False), "start-help": (100, 2.0, True)}
+
+
+def test_each_setup_of_a_database_has_its_rate_and_its_costs() -> None:
+    result = databases.report(
+        {"one": [saturation(10)], "two": [saturation(9), saturation(8), saturation(7)]}, seconds=10
+    )
+
+    assert [(row[0], row[1]) for row in result.tables[0].rows] == [("one", "10"), ("two", "8 (7 to 9)")]
+    assert result.tables[1].columns == ("CPU ms per request", "web", "workers", "together")
+    assert result.tables[1].rows[0] == ("one", "4.00", "3.00", "7.00")
+
+
+def test_a_move_is_judged_by_the_caller_who_waited_longest() -> None:
+    counts = {"charging_session_requests": 3, "events": 9}
+    told = {"before": counts, "after": {**counts, "events": 8}, "seconds": 1.5, "pauseMillis": 20}
+
+    result = migration.report(told, [1.0, 2_100.0], called_back=2, twice=0)
+
+    assert reached(result) == {"migration-pause": (2100, None, False)}
+    assert ("rows moved", "12") in result.tables[0].rows
+    assert ("counts of all tables equal", "NO") in result.tables[0].rows
