@@ -1,12 +1,13 @@
 """The two databases: the rate end to end with more workers and relays, and what a request costs whom."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 
 from drilling.postgres_database import NAME, PostgresDatabase
 from drilling.postgres_server import PostgresServer, find_postgres
+from sqlalchemy import text
 
 from benching.figures import spread
 from benching.load import warm_up
@@ -33,6 +34,12 @@ class Setup:
         return f"{store}, {self.workers} of each worker{relays}"
 
 
+# Whoever polls an idle queue counts too: the figures are of a load that leaves no time for that.
+WORK = text("""
+    SELECT xact_commit + xact_rollback, pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0') / 1024
+    FROM pg_stat_database WHERE datname = current_database()
+""")
+
 SETUPS = (
     Setup(postgresql=False, workers=1),
     Setup(postgresql=False, workers=2),
@@ -43,26 +50,45 @@ SETUPS = (
 )
 
 
+@dataclass(frozen=True)
+class Work:
+    """Of the server, since it was started."""
+
+    transactions: float
+    log_kib: float
+
+    def for_each(self, earlier: "Work", requests: int) -> "Work":
+        return Work((self.transactions - earlier.transactions) / requests, (self.log_kib - earlier.log_kib) / requests)
+
+
 def measure(bench: Workbench) -> Result:
     runs: dict[Setup, list[Saturation]] = {setup: [] for setup in SETUPS}
+    works: dict[Setup, list[Work]] = {setup: [] for setup in SETUPS if setup.postgresql}
     with bench.display.phase("databases", bench.plan.database_rounds * len(SETUPS)) as phase:
         for number in range(bench.plan.database_rounds):
             for setup, all_ in runs.items():
                 done, what = sum(map(len, runs.values())), f"round {number + 1}: {setup.name}"
                 phase.show(done, what)
-                with running(bench, setup) as system:
+                with running(bench, setup) as (system, work):
                     warm_up(system.port, bench.stubs)
+                    before = work()
                     all_.append(saturate(bench, system, following(phase, done, what)))
+                    if before and (after := work()):
+                        works[setup].append(after.for_each(before, len(all_[-1].delivered_at)))
         phase.show(sum(map(len, runs.values())))
-    return report({setup.name: all_ for setup, all_ in runs.items()}, bench.plan.saturated_seconds)
+    return report(
+        {setup.name: all_ for setup, all_ in runs.items()},
+        {setup.name: all_ for setup, all_ in works.items()},
+        bench.plan.saturated_seconds,
+    )
 
 
 @contextmanager
-def running(bench: Workbench, setup: Setup) -> Iterator[System]:
+def running(bench: Workbench, setup: Setup) -> Iterator[tuple[System, Callable[[], Work | None]]]:
     settings = {**UNLIMITED, **authorization(bench)}
     if not setup.postgresql:
         with deployment(bench.new_folder(), settings, None, setup.workers, setup.relays) as system:
-            yield system
+            yield system, lambda: None
         return
     programs = find_postgres()
     if programs is None:
@@ -72,13 +98,19 @@ def running(bench: Workbench, setup: Setup) -> Iterator[System]:
     store.start()
     try:
         with deployment(bench.new_folder(), settings, store, setup.workers, setup.relays) as system:
-            yield System(system.port, lambda: system.kinds() | dict.fromkeys(family(server.pid), "postgresql"))
+            everybody = System(system.port, lambda: system.kinds() | dict.fromkeys(family(server.pid), "postgresql"))
+            yield everybody, lambda: work_of(store)
     finally:
         store.stop()
         store.forget()
 
 
-def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
+def work_of(store: PostgresDatabase) -> Work:
+    with store.database.reading() as session:
+        return Work(*map(float, session.execute(WORK).one()))
+
+
+def report(runs: dict[str, list[Saturation]], works: dict[str, list[Work]], seconds: int) -> Result:
     rates = {name: median(each.rate for each in all_) for name, all_ in runs.items()}
     cpu = {name: _cpu(all_) for name, all_ in runs.items()}
     kinds = list(dict.fromkeys(kind for each in cpu.values() for kind in each))
@@ -115,6 +147,18 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
                 ],
                 "Who needs how much",
             ),
+            Table(
+                ("for each request", "transactions", "write-ahead log, KiB"),
+                [
+                    (
+                        name,
+                        spread([each.transactions for each in all_], 1),
+                        spread([each.log_kib for each in all_], 1),
+                    )
+                    for name, all_ in works.items()
+                ],
+                "What PostgreSQL has to do",
+            ),
         ],
         charts={
             "databases": bars("End to end, saturated", "requests/s", rates),
@@ -132,7 +176,8 @@ def report(runs: dict[str, list[Saturation]], seconds: int) -> Result:
                 for each in all_
             ]
             for name, all_ in runs.items()
-        },
+        }
+        | {"work": {name: [asdict(each) for each in all_] for name, all_ in works.items()}},
     )
 
 

@@ -107,13 +107,16 @@ def test_the_first_start_is_compared_with_the_imports() -> None:
 
 
 def test_each_setup_of_a_database_has_its_rate_and_its_costs() -> None:
+    work = databases.Work(30, 100).for_each(databases.Work(10, 60), requests=10)
+
     result = databases.report(
-        {"one": [saturation(10)], "two": [saturation(9), saturation(8), saturation(7)]}, seconds=10
+        {"one": [saturation(10)], "two": [saturation(9), saturation(8), saturation(7)]}, {"one": [work]}, seconds=10
     )
 
     assert [(row[0], row[1]) for row in result.tables[0].rows] == [("one", "10"), ("two", "8 (7 to 9)")]
     assert result.tables[1].columns == ("CPU ms per request", "web", "workers", "together")
     assert result.tables[1].rows[0] == ("one", "4.00", "3.00", "7.00")
+    assert result.tables[2].rows == [("one", "2.0", "4.0")]
 
 
 def test_a_move_is_judged_by_the_caller_who_waited_longest() -> None:
