@@ -13,6 +13,7 @@ from chargeapp.web.console import console
 from chargeapp.web.console_pages import add_pages
 from chargeapp.web.error_responses import install_error_responses
 from chargeapp.web.headers import install_cors, install_headers
+from chargeapp.web.job_dashboard import is_installed, job_dashboard
 from chargeapp.web.operations import operations
 from chargeapp.web.rate_limits import install_rate_limits
 
@@ -44,4 +45,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     pages = console(runtime)
     add_pages(pages, runtime)
     app.register_blueprint(pages)
+    if is_installed():
+        app.register_blueprint(job_dashboard(runtime))
     return app

@@ -46,7 +46,7 @@ class RqTransport:
 
     def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str) -> None:
         """One job for all the tickets."""
-        with _unavailable():
+        with unavailable():
             self._queues[stage.queue].enqueue(
                 stage.job,
                 pack(tickets),
@@ -59,12 +59,12 @@ class RqTransport:
 
     def depth(self, stage: Stage) -> int:
         """Jobs that wait; those being worked on are not counted."""
-        with _unavailable():
+        with unavailable():
             return self._queues[stage.queue].count
 
     def count_jobs(self) -> dict[str, Jobs]:
         """Of each queue. Only counts: what Redis holds of a job may be anybody's."""
-        with _unavailable():
+        with unavailable():
             return {
                 name: Jobs(
                     waiting=queue.count,
@@ -79,7 +79,7 @@ class RqTransport:
     def lost(self, job_ids: Collection[str]) -> set[str]:
         """Those of `job_ids` that Redis no longer knows."""
         ordered = sorted(job_ids)
-        with _unavailable():
+        with unavailable():
             pipeline = self._connection.pipeline(transaction=False)
             for job_id in ordered:
                 pipeline.exists(Job.key_for(job_id))
@@ -91,7 +91,7 @@ class RqTransport:
 
         RQ's own scheduler would read it, and one job that cannot be read would stop the relay for ever.
         """
-        with _unavailable():
+        with unavailable():
             for queue in self._queues.values():
                 registry = queue.scheduled_job_registry.key
                 due: Any = self._connection.zrangebyscore(registry, 0, time.time(), start=0, num=JOBS_AT_ONCE)
@@ -111,11 +111,11 @@ class RqTransport:
             log.error("Message refused", action="message_refused", queue=queue.name, error="not scheduled by us")
 
     def ping(self) -> None:
-        with _unavailable():
+        with unavailable():
             self._connection.ping()
 
 
-class _unavailable:  # noqa: N801 - reads as a statement
+class unavailable:  # noqa: N801 - reads as a statement
     """Every fault of Redis is one error to the rest of the program."""
 
     def __enter__(self) -> None:

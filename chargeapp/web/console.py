@@ -1,6 +1,6 @@
 """The console: pages for people, made here. A script of ours keeps them fresh; all of it works without."""
 
-from flask import Blueprint, Response, g, make_response, redirect, render_template, request, url_for
+from flask import Blueprint, Response, current_app, g, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.exceptions import NotFound
 
@@ -40,6 +40,7 @@ def console(runtime: Runtime) -> Blueprint:
         return {
             "form_token": token_for_forms(),
             "logged_in": "session_id" in g,
+            "has_job_dashboard": "job_dashboard" in current_app.blueprints,
             "is_admin": caller is not None and Scope.ADMIN in caller.scopes,
         }
 

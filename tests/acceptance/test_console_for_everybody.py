@@ -7,10 +7,15 @@ import axe
 import pytest
 from browser import Browser, needs_chromium
 from deployment import Deployment
-from servers import Receiver
+from selenium.webdriver.common.by import By
+from servers import Answer, Receiver
+from support.builders import accept
 from troubled_console import TOKEN, Console
 
+from chargeapp.clock import utcnow
 from chargeapp.security.driver_tokens import mask
+
+BUSY_SECONDS = 8.0
 
 pytestmark = needs_chromium
 
@@ -96,6 +101,37 @@ def test_the_browser_complained_of_nothing_but_the_page_that_is_not_there(consol
         browser.open(path_of(console, name))
 
     assert [each for each in browser.complaints() if "/requests/none" not in each] == []
+
+
+def test_jobs_are_looked_at_while_a_worker_is_busy(console: Console, receiver: Receiver, browser: Browser) -> None:
+    browser.be_a_desk()
+    browser.complaints()
+    runtime, path = console.runtime, receiver.path(Answer(delay_seconds=BUSY_SECONDS))
+    url = receiver.url(path)
+    accept(
+        runtime.database, now=utcnow(), vault=runtime.vault, callback_url=url, destination=f"127.0.0.1:{receiver.port}"
+    )
+    receiver.wait_for(path)
+
+    browser.open("/queues")
+    browser.driver.find_element(By.PARTIAL_LINK_TEXT, "as RQ sees them").click()
+    browser.until(lambda: "delivery-events" in browser.text, "no queues")
+    browser.picture("rq-queues")
+    browser.driver.find_element(By.LINK_TEXT, "Workers").click()
+    browser.until(lambda: "callbacks: 1 rows" in browser.text, "no busy worker")
+    browser.picture("rq-workers")
+    browser.driver.find_element(By.LINK_TEXT, "callbacks: 1 rows").click()
+    browser.until(lambda: "Origin queue" in browser.text, "no job")
+    browser.picture("rq-job")
+    browser.open("/rq/0/view/jobs/callbacks/started/8/asc/1")
+    browser.until(lambda: "callbacks: 1 rows" in browser.text, "no jobs")
+    browser.picture("rq-jobs")
+    browser.open("/rq/0/view/jobs/callbacks/failed/8/asc/1")
+    browser.until(lambda: "No jobs." in browser.text, "no list")
+
+    acting = browser.driver.find_elements(By.CSS_SELECTOR, ".btn")
+    assert [each.text for each in acting if each.is_displayed()] == []
+    assert browser.complaints() == []
 
 
 def test_the_checker_finds_what_is_wrong(browser: Browser, checker: str) -> None:

@@ -81,6 +81,7 @@ def test_the_sdist_has_all_it_takes_to_build_and_lock(sdist: Path) -> None:
         "CHANGELOG.md",
         "pyproject.toml",
         "requirements.lock",
+        "requirements-dashboard.lock",
         "requirements-postgres.lock",
     }
 

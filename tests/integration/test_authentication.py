@@ -39,6 +39,7 @@ GUARDED: dict[str, tuple[str, str, dict[str, Any], set[Scope], int]] = {
     "GET request": ("GET", f"/requests/{UNKNOWN}", {}, {OPERATE, ADMIN}, 404),
     "POST request's redelivery": ("POST", f"/requests/{UNKNOWN}/redelivery", {}, {OPERATE, ADMIN}, 404),
     "GET queues": ("GET", "/queues", {}, {OPERATE, ADMIN}, 200),
+    "GET jobs of RQ": ("GET", "/rq/", {}, {OPERATE, ADMIN}, 503),
     "GET failed": ("GET", "/failed", {}, {OPERATE, ADMIN}, 200),
     "GET failed's redelivery": ("GET", "/failed/redelivery", {"query_string": {"which": "all"}}, {OPERATE, ADMIN}, 200),
     "POST failed's redelivery": ("POST", "/failed/redelivery", {"data": {"which": "all"}}, {OPERATE, ADMIN}, 303),

@@ -175,12 +175,19 @@ def test_probes_ask_routes_that_exist() -> None:
     assert paths == {"startup": "/health/live", "liveness": "/health/live", "readiness": "/health/ready"}
 
 
-# Lock file of the extra
+# Lock files of the extras
 
 
-def test_the_extra_is_locked_as_it_is_tested() -> None:
-    pins = re.findall(r"^(psycopg\S*==\S+)", (ROOT / "requirements-postgres.lock").read_text(), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("extra", "names"),
+    [
+        ("postgres", {"psycopg", "psycopg-binary"}),
+        ("dashboard", {"rq-dashboard", "six", "arrow", "redis-sentinel-url"}),
+    ],
+)
+def test_an_extra_is_locked_as_it_is_tested(extra: str, names: set[str]) -> None:
+    pins = re.findall(r"^([a-z]\S*==\S+)", (ROOT / f"requirements-{extra}.lock").read_text(), re.MULTILINE)
     tested = (ROOT / "requirements-dev.lock").read_text()
 
-    assert {each.partition("==")[0] for each in pins} == {"psycopg", "psycopg-binary"}
+    assert {each.partition("==")[0] for each in pins} == names
     assert [each for each in pins if f"\n{each} " not in tested] == []

@@ -31,6 +31,7 @@ PATTERNS = {
 LOCKS = {
     "requirements.lock": 20,
     "requirements-dev.lock": 20,
+    "requirements-dashboard.lock": 1,
     "requirements-postgres.lock": 1,
     "scripts/benching/peers.lock": 20,
 }
