@@ -1,11 +1,7 @@
 """One RQ worker for one queue: long-lived, preloaded, and deaf to anything that is not one of our jobs."""
 
-import contextlib
 import math
-import os
 import re
-import socket
-import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,11 +16,10 @@ from rq.worker_registration import clean_worker_registry
 
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
+from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
 from chargeapp.runtime import Runtime
-from chargeapp.storage import heartbeats
 from chargeapp.transport.message import PoisonMessage, unpack
 from chargeapp.transport.redis_client import connect_worker
 from chargeapp.transport.rq_transport import FAILED_JOB_KEPT_SECONDS, JOB_TIMEOUT_SECONDS
@@ -32,6 +27,7 @@ from jobs.authorization import Authorization
 from jobs.callbacks import Callbacks
 from jobs.consumer import Consumer
 from jobs.delivery_events import DeliveryEvents
+from jobs.heart import Heart
 from jobs.work import Work
 
 log = get_logger()
@@ -242,29 +238,3 @@ def run_worker(runtime: Runtime, stage: Stage) -> None:
             worker.work(logging_level=None)
     finally:
         runtime.tracing.flush()
-
-
-class Heart:
-    """Says every few seconds that this worker lives, and how its circuit breaker stands."""
-
-    def __init__(self, runtime: Runtime, stage: Stage) -> None:
-        self._runtime = runtime
-        self._process = f"worker {stage.queue} {socket.gethostname()} {os.getpid()}"
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heart", daemon=True)
-
-    def __enter__(self) -> None:
-        self._thread.start()
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        with contextlib.suppress(DatabaseUnavailable), self._runtime.database.writing() as session:
-            heartbeats.leave(session, self._process)
-
-    def _beat(self) -> None:
-        while True:
-            with contextlib.suppress(DatabaseUnavailable), self._runtime.database.writing(durable=False) as session:
-                heartbeats.beat(session, self._process, utcnow(), self._runtime.circuit_state())
-            if self._stop.wait(heartbeats.BEAT_SECONDS):
-                return

@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -25,6 +26,7 @@ from support.builders import (
     Callbacks,
     Requests,
     accept,
+    change,
     claim,
     decide,
     eventually,
@@ -40,11 +42,13 @@ from support.redis_server import RedisServer
 import jobs.consumer
 import jobs.worker
 from chargeapp.clock import utcnow
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION, CALLBACKS, DELIVERY_EVENTS, STAGES, Stage
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import Heartbeat
-from jobs.worker import Heart, StageWorker, run_worker
+from jobs.heart import Heart
+from jobs.worker import StageWorker, run_worker
 
 
 @pytest.fixture
@@ -383,13 +387,29 @@ def test_a_heart_goes_on_beating_and_leaves_in_the_end(runtime: Runtime, monkeyp
     assert workers(runtime) == []
 
 
+def test_a_worker_forgets_those_of_its_kind_that_were_killed_on_its_machine(runtime: Runtime) -> None:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    here, gone, alive = socket.gethostname(), process.pid, os.getppid()
+    others = {f"worker callbacks {here} {gone}", f"worker delivery-events elsewhere {gone}"}
+    others |= {f"worker delivery-events {here} {alive}"}
+    for name in (*others, f"worker delivery-events {here} {gone}"):
+        change(runtime.database, lambda session, name=name: heartbeats.beat(session, name, just_now()))
+
+    with Heart(runtime, DELIVERY_EVENTS):
+        own = f"worker delivery-events {here} {os.getpid()}"
+        eventually(lambda: own in {each.process for each in workers(runtime)})
+
+        assert {each.process for each in workers(runtime)} == {own, *others}
+
+
 def test_a_heart_survives_a_locked_database(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(heartbeats, "BEAT_SECONDS", 0.05)
     beats = []
 
     def refuse(*_: object, **__: object) -> None:
         beats.append(1)
-        raise jobs.worker.DatabaseUnavailable
+        raise DatabaseUnavailable
 
     monkeypatch.setattr(heartbeats, "beat", refuse)
     with Heart(runtime, DELIVERY_EVENTS):
