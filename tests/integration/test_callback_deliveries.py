@@ -233,12 +233,6 @@ def receiver() -> Iterator[Receiver]:
     server.server_close()
 
 
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
-
-
 def call(runtime: Runtime, url: str) -> Reply:
     """One attempt of a decided request."""
     accept(runtime.database, now=just_now(), vault=runtime.vault, callback_url=url)

@@ -1,7 +1,6 @@
 """The pages of the access list: who is shown how, and what adding, changing and removing do. No token is shown."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,17 +18,6 @@ from chargeapp.storage.models import AccessListEntry
 
 TOKEN = "driver-token-of-the-console"
 MASKED = mask(TOKEN)
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def visitor(runtime: Runtime) -> Visitor:
-    return Visitor(runtime)
 
 
 def entries(runtime: Runtime) -> list[AccessListEntry]:

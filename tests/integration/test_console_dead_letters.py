@@ -1,14 +1,12 @@
 """The page of dead letters: what is shown of each, and putting some or all on their way again."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
-from support.builders import accept, change, decide, new_runtime, rows, seconds
+from support.builders import accept, change, decide, rows, seconds
 from support.console import Visitor, words
 
 from chargeapp.clock import utcnow
@@ -17,12 +15,6 @@ from chargeapp.pipeline import AUTHORIZATION, CALLBACKS, Stage
 from chargeapp.runtime import Runtime
 from chargeapp.services.dead_letters import replay
 from chargeapp.web import console_dead_letters
-
-
-@pytest.fixture
-def visitor(tmp_path: Path) -> Iterator[Visitor]:
-    with new_runtime(tmp_path) as runtime:
-        yield Visitor(runtime)
 
 
 def bury_all(runtime: Runtime, stage: Stage, error: str = "cannot be opened") -> list[str]:

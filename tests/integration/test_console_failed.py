@@ -1,15 +1,14 @@
 """The pages of failed requests: which are shown, what a dry run counts, and what is sent again."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import update
 from structlog.testing import capture_logs
-from support.builders import STATION, Callbacks, accept, attempt, change, decide, end, facts, new_runtime, rows, seconds
+from support.builders import STATION, Callbacks, accept, attempt, change, decide, end, facts, rows, seconds
 from support.console import Visitor, words
 
 from chargeapp.clock import utcnow
@@ -29,17 +28,6 @@ BLOCKED = Reply(Outcome.FINAL, 5, None, "refused", Reason.BLOCKED)
 EXPIRED = Reply(Outcome.EXPIRED, 0)
 DELIVERED = Reply(Outcome.DELIVERED, 5, 204)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def visitor(runtime: Runtime) -> Visitor:
-    return Visitor(runtime)
 
 
 def ended(

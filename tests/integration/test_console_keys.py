@@ -1,13 +1,10 @@
 """The page of the API keys: a key is shown once, and nowhere else; a form sent twice makes one."""
 
 import re
-from collections.abc import Iterator
 from datetime import UTC, timedelta
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.builders import new_runtime
 from support.callers import API, bearer, open_api
 from support.console import BROWSER, Visitor, hidden, words
 
@@ -18,17 +15,6 @@ from chargeapp.services.api_keys import list_keys
 from chargeapp.storage.models import ApiKey
 
 KEY = re.compile(r"cak_[0-9a-f]{12}_[A-Za-z0-9_-]{43}")
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def visitor(runtime: Runtime) -> Visitor:
-    return Visitor(runtime)
 
 
 def all_keys(runtime: Runtime) -> list[ApiKey]:

@@ -1,6 +1,5 @@
 """The console's pages: what they show, and that nothing a caller sent is more than text."""
 
-from collections.abc import Iterator
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -48,12 +47,6 @@ class Page(HTMLParser):
 
     def all(self, tag: str) -> list[dict[str, str | None]]:
         return [attributes for found, attributes in self.tags if found == tag]
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Iterator[tuple[Runtime, FlaskClient]]:
-    with api_of(tmp_path) as (runtime, client):
-        yield runtime, client
 
 
 def request_on_its_way(runtime: Runtime, how_far: int, **changes: str) -> str:

@@ -1,13 +1,10 @@
 """The page of the webhook secrets: a new one is shown once, the old one signs beside it until it is retired."""
 
 import re
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
-from support.builders import new_runtime
 from support.console import Visitor, words
 
 from chargeapp.clock import utcnow
@@ -19,17 +16,6 @@ from chargeapp.storage import webhook_secrets
 SECRET = re.compile(r"whsec_[A-Za-z0-9+/=]{44}")
 PUBLIC = re.compile(r"whpk_[A-Za-z0-9+/=]{44}")
 LEEWAY = timedelta(minutes=1)
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
-
-
-@pytest.fixture
-def visitor(runtime: Runtime) -> Visitor:
-    return Visitor(runtime)
 
 
 def signing(runtime: Runtime, caller: str = "") -> list[str]:

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 from rq.timeouts import JobTimeoutException
@@ -22,7 +21,6 @@ from support.builders import (
     eventually,
     facts,
     just_now,
-    new_runtime,
     only_row,
     rows,
     seconds,
@@ -64,12 +62,6 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 0.2)
     with capture_logs():
         yield
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as runtime:
-        yield runtime
 
 
 class Job:

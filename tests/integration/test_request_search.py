@@ -1,7 +1,6 @@
 """The list of requests: what it finds, in which order, and that a whole token gets into no address."""
 
 import re
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,12 +24,6 @@ HTML = {"Accept": "text/html"}
 ELSEWHERE = "00000000-0000-4000-8000-000000000000"
 ALIKE = "DRIVER-TOKEN-ANOTHER-6789"
 NOW = (utcnow() - seconds(3600)).replace(second=0, microsecond=0)
-
-
-@pytest.fixture
-def console(tmp_path: Path) -> Iterator[tuple[Runtime, FlaskClient]]:
-    with api_of(tmp_path) as (runtime, client):
-        yield runtime, client
 
 
 def request_of(runtime: Runtime, at: datetime = NOW, token: str = TOKEN, station: str = STATION, **values: Any) -> str:

@@ -13,7 +13,7 @@ import pytest
 from cli_support import Ended, chargeapp, data_dir, tables
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from standardwebhooks import Webhook, WebhookVerificationError
-from support.builders import new_runtime, rows, seconds
+from support.builders import rows, seconds
 
 from chargeapp.clock import utcnow
 from chargeapp.domain.callback import Outcome
@@ -59,12 +59,6 @@ def receiver() -> Iterator[Receiver]:
         yield server
         server.shutdown()
         thread.join()
-
-
-@pytest.fixture
-def runtime(tmp_path: Path) -> Iterator[Runtime]:
-    with new_runtime(tmp_path) as built:
-        yield built
 
 
 def rotate(
