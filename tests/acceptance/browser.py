@@ -1,10 +1,14 @@
-"""A real browser: Debian's, from the packages chromium and chromium-driver."""
+"""A real browser: Debian's, from the packages chromium and chromium-driver. Its pictures are kept."""
 
 import base64
+import json
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from selenium import webdriver
@@ -18,14 +22,17 @@ DRIVER = Path("/usr/bin/chromedriver")
 DEADLINE_SECONDS = 15.0
 TELEPHONE = 390
 
+# Of each file of tests the pictures of its last run.
+PICTURES = Path(__file__).resolve().parents[2] / "test-artifacts" / "screenshots"
+
 needs_chromium = pytest.mark.skipif(
     not (CHROMIUM.exists() and DRIVER.exists()), reason=f"{CHROMIUM} or {DRIVER} is not installed"
 )
 
 
 class Browser:
-    def __init__(self, directory: Path, url: str) -> None:
-        self._directory = directory
+    def __init__(self, profile: Path, url: str, pictures: Path) -> None:
+        self._pictures = pictures
         self._url = url
         options = webdriver.ChromeOptions()
         options.binary_location = str(CHROMIUM)
@@ -33,12 +40,12 @@ class Browser:
             "headless=new",
             "window-size=1200,900",
             "no-proxy-server",
-            f"user-data-dir={directory}/profile",
+            f"user-data-dir={profile}",
         ):
             options.add_argument(f"--{argument}")
         if os.geteuid() == 0:
             options.add_argument("--no-sandbox")
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
         self.driver = webdriver.Chrome(options, webdriver.ChromeService(str(DRIVER)))
 
     def open(self, path: str) -> None:
@@ -83,6 +90,12 @@ class Browser:
         """What the console of the browser has, violations of the policy too."""
         return [each["message"] for each in self.driver.get_log("browser")]
 
+    def posted(self) -> set[str]:
+        """Paths to which forms were sent."""
+        told = [json.loads(each["message"])["message"] for each in self.driver.get_log("performance")]
+        sent = [each["params"]["request"] for each in told if each["method"] == "Network.requestWillBeSent"]
+        return {urlsplit(each["url"]).path for each in sent if each["method"] == "POST"}
+
     def prefer(self, scheme: str) -> None:
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
@@ -106,12 +119,26 @@ class Browser:
 
     def picture(self, name: str, scheme: str = "light") -> None:
         self.prefer(scheme)
-        self.driver.save_screenshot(str(self._directory / f"{name}-{scheme}.png"))
+        self.driver.save_screenshot(str(self._pictures / f"{name}-{scheme}.png"))
 
     def whole_picture(self, name: str) -> None:
         """The page to its end, however far down that is."""
         shot = self.driver.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": True})
-        (self._directory / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
+        (self._pictures / f"{name}.png").write_bytes(base64.b64decode(shot["data"]))
 
     def background(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").value_of_css_property("background-color")
+
+
+@contextmanager
+def open_browser(url: str, tests: str) -> Iterator[Browser]:
+    """`tests` is the name of their file."""
+    pictures = PICTURES / tests.removeprefix("test_")
+    pictures.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as profile, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
+        browser = Browser(Path(profile), url, pictures)
+        try:
+            yield browser
+        finally:
+            browser.driver.quit()

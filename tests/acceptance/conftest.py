@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from aftermath import Aftermath, kill_a_worker_in_a_burst
+from browser import Browser, open_browser
 from deployment import Deployment
 from servers import Receiver
 from support.postgres_server import PostgresServer
+from troubled_console import Console
 
 LOG_SHOWN = 5_000
 
@@ -41,6 +43,26 @@ def chargeapp_on_sqlite(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
 def chargeapp_on_postgresql(data_dir: Callable[[], Path], postgres: PostgresServer) -> Iterator[Deployment]:
     with postgres.new_database() as url, Deployment(data_dir(), DATABASE_URL=url) as deployment:
         yield deployment.up()
+
+
+@pytest.fixture(scope="module")
+def deployment(data_dir: Callable[[], Path], request: pytest.FixtureRequest) -> Iterator[Deployment]:
+    """Everything, for the tests of one file; the driver with their TOKEN may charge."""
+    with Deployment(data_dir()) as deployment:
+        deployment.allow(request.module.TOKEN)
+        yield deployment.up()
+
+
+@pytest.fixture
+def browser(deployment: Deployment, request: pytest.FixtureRequest) -> Iterator[Browser]:
+    with open_browser(deployment.url, request.module.__name__) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def console(deployment: Deployment, receiver: Receiver) -> Console:
+    """Not all went well in it, and nobody gets in without a key."""
+    return Console(deployment, receiver)
 
 
 @pytest.fixture(scope="session")

@@ -1,18 +1,17 @@
 """What the console changes, in a real browser: every page that acts, every button, with the mouse and without."""
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 from browser import Browser, needs_chromium
-from deployment import STATION, Deployment
+from deployment import STATION
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
-from servers import Receiver
 from troubled_console import FAILED, TOKEN, Console
 
+from chargeapp.app import create_app
 from chargeapp.domain.charging_session import State
 from chargeapp.security.driver_tokens import mask
 from chargeapp.services.access_list import list_entries
@@ -20,22 +19,17 @@ from chargeapp.services.api_keys import list_keys
 
 LISTED = "driver-token-of-the-list-0001"
 
+# These are done in the other files: where somebody looks at requests.
+ELSEWHERE = {"console.search_requests", "console.send_again", "console.log_out"}
+POSTED: set[str] = set()
+
 pytestmark = needs_chromium
 
 
-@pytest.fixture(scope="module")
-def console(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Console]:
-    with Deployment(data_dir()) as deployment:
-        deployment.allow(TOKEN)
-        yield Console(deployment.up(), receiver)
-
-
 @pytest.fixture
-def browser(console: Console, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    browser = Browser(tmp_path, console.deployment.url)
+def browser(browser: Browser) -> Iterator[Browser]:
     yield browser
-    browser.driver.quit()
+    POSTED.update(browser.posted())
 
 
 def check(browser: Browser, *names: str) -> None:
@@ -217,3 +211,15 @@ def tab_to(browser: Browser, name: str) -> WebElement:
             assert here.value_of_css_property("outline-style") != "none", f"{name}: the focus cannot be seen"
             return here
     raise AssertionError(f"no tab leads to {name}")
+
+
+def test_every_action_of_the_console_was_done_above(console: Console) -> None:
+    app = create_app(console.runtime.settings)
+    adapter = app.url_map.bind("127.0.0.1")
+    actions = {
+        rule.endpoint
+        for rule in app.url_map.iter_rules()
+        if rule.endpoint.startswith("console.") and "POST" in (rule.methods or ())
+    }
+
+    assert {adapter.match(path, method="POST")[0] for path in POSTED} == actions - ELSEWHERE

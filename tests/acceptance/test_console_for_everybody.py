@@ -1,17 +1,17 @@
 """Every page of the console for everybody: nothing serious in the way of a screen reader, and good on a telephone."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
+from urllib.parse import urlsplit
 
 import axe
 import pytest
-from browser import Browser, needs_chromium
-from deployment import Deployment
+from browser import Browser, needs_chromium, open_browser
 from selenium.webdriver.common.by import By
 from servers import Answer, Receiver
 from support.builders import accept
 from troubled_console import TOKEN, Console
 
+from chargeapp.app import create_app
 from chargeapp.clock import utcnow
 from chargeapp.security.driver_tokens import mask
 
@@ -22,6 +22,7 @@ pytestmark = needs_chromium
 PAGES = {
     "login": "/login",
     "overview": "/",
+    "requests": "/requests",
     "failed": "/failed",
     "question": "/failed/redelivery?which=all",
     "redelivered": "/failed/redelivered?which=all&sent=3&before=req-" + "f" * 32,
@@ -39,21 +40,11 @@ PAGES = {
 
 
 @pytest.fixture(scope="module")
-def console(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Console]:
-    with Deployment(data_dir()) as deployment:
-        deployment.allow(TOKEN)
-        yield Console(deployment.up(), receiver)
-
-
-@pytest.fixture(scope="module")
-def browser(console: Console, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+def browser(console: Console) -> Iterator[Browser]:
     """One for all pages, logged in as an admin, who sees most."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NO_PROXY", "localhost,127.0.0.1")
-        browser = Browser(tmp_path_factory.mktemp("pictures"), console.deployment.url)
+    with open_browser(console.deployment.url, __name__) as browser:
         browser.log_in(console.admin)
         yield browser
-        browser.driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -94,6 +85,16 @@ def test_a_page_fits_on_a_telephone(console: Console, browser: Browser, name: st
     browser.whole_picture(f"telephone-{name.replace(' ', '-')}")
 
     assert not browser.is_wider_than_its_window()
+
+
+def test_every_page_of_the_console_is_among_these(console: Console) -> None:
+    app = create_app(console.runtime.settings)
+    adapter = app.url_map.bind("127.0.0.1")
+    visited = {adapter.match(urlsplit(path_of(console, name)).path)[0] for name in PAGES}
+    pages = {rule.endpoint for rule in app.url_map.iter_rules() if "GET" in (rule.methods or ())}
+
+    of_console = {each for each in pages if each.startswith("console.")}
+    assert of_console | {"api_docs.docs"} == visited
 
 
 def test_the_browser_complained_of_nothing_but_the_page_that_is_not_there(console: Console, browser: Browser) -> None:

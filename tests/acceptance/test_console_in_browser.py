@@ -1,41 +1,16 @@
 """The console in a real browser: logging in, looking, and having a callback sent again."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
-
-import pytest
 from browser import Browser, needs_chromium
 from deployment import STATION, Deployment
 from selenium.webdriver.common.by import By
 from servers import Receiver
+from support.callers import make_key
 
-from chargeapp.clock import utcnow
 from chargeapp.security.api_keys import Scope
-from chargeapp.services.api_keys import NewKey, create_key
 
 TOKEN = "driver-token-of-the-browser-1"
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def deployment(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
-    with Deployment(data_dir()) as deployment:
-        deployment.allow(TOKEN)
-        yield deployment.up()
-
-
-@pytest.fixture
-def browser(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    browser = Browser(tmp_path, deployment.url)
-    yield browser
-    browser.driver.quit()
-
-
-def make_key(deployment: Deployment) -> str:
-    with deployment.runtime.database.writing() as session:
-        return create_key(session, NewKey("browser", "staff", [Scope.OPERATE]), utcnow())
 
 
 def test_somebody_logs_in_looks_at_a_request_and_has_its_callback_sent_again(
@@ -44,7 +19,7 @@ def test_somebody_logs_in_looks_at_a_request_and_has_its_callback_sent_again(
     path = receiver.path()
     request_id = deployment.submit(TOKEN, receiver.url(path))
     deployment.wait_until(request_id, state="delivered")
-    key = make_key(deployment)
+    key = make_key(deployment.runtime, Scope.OPERATE)
 
     # Nobody gets in without a key any more.
     browser.open("/")
@@ -101,7 +76,7 @@ def test_pages_fit_on_a_telephone(deployment: Deployment, browser: Browser) -> N
         "Emulation.setDeviceMetricsOverride", {"width": 360, "height": 740, "deviceScaleFactor": 1, "mobile": True}
     )
     browser.open("/login")
-    browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment))
+    browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment.runtime, Scope.OPERATE))
     browser.button("Log in").click()
     browser.until(lambda: browser.path == "/", "not logged in")
 

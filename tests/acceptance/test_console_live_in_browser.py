@@ -1,16 +1,17 @@
 """Pages of the console that keep themselves fresh, the list of requests and its search, in a real browser."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from browser import Browser, needs_chromium
 from deployment import STATION, Deployment
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from servers import Receiver
-from test_console_in_browser import Browser, make_key
-from test_console_in_browser import pytestmark as needs_chromium
+from support.callers import make_key
+
+from chargeapp.security.api_keys import Scope
 
 TOKEN = "driver-token-of-the-live-pages-1"
 MASKED = "driv…es-1"
@@ -31,20 +32,10 @@ OBSERVE_ROWS = """
 pytestmark = needs_chromium
 
 
-@pytest.fixture(scope="module")
-def deployment(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
-    with Deployment(data_dir()) as deployment:
-        deployment.allow(TOKEN)
-        yield deployment.up()
-
-
 @pytest.fixture
-def browser(deployment: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Browser]:
-    monkeypatch.setenv("NO_PROXY", "localhost,127.0.0.1")
-    browser = Browser(tmp_path, deployment.url)
+def browser(browser: Browser) -> Browser:
     browser.driver.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": QUICK})
-    yield browser
-    browser.driver.quit()
+    return browser
 
 
 @pytest.fixture
@@ -312,7 +303,7 @@ def test_a_page_whose_session_has_ended_says_so_until_somebody_logs_in_again(
 ) -> None:
     # The last test here: once there is a key, nobody gets in without.
     browser.open("/login")
-    browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment))
+    browser.driver.find_element(By.ID, "key").send_keys(make_key(deployment.runtime, Scope.OPERATE))
     browser.button("Log in").click()
     browser.until(lambda: browser.path == "/", "not logged in")
     browser.until(lambda: is_ticking(browser), "not live")
