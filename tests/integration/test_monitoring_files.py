@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 from prometheus_client.parser import text_string_to_metric_families
 from support.builders import accept, attempt, change, decide, end, just_now, new_runtime
 from support.callers import open_api
@@ -135,6 +138,38 @@ def test_grafana_can_import_the_dashboard() -> None:
         references = [target["refId"] for target in panel["targets"]]
         assert len(references) == len(set(references))
         assert panel["title"]
+
+
+def test_grafana_knows_every_word_of_the_dashboard() -> None:
+    # Annotations are typed for all data sources together; these belong to Prometheus.
+    own = {f"/annotations/list/0/{name}" for name in ("titleFormat", "textFormat", "step")}
+    assert changed(DASHBOARD, as_grafana_reads(DASHBOARD)) == own
+
+
+def as_grafana_reads(dashboard: dict[str, Any]) -> Any:
+    """By way of its published types, which drop what they do not know. They do not check values."""
+    register_default_plugins()
+    return json.loads(JSONEncoder(sort_keys=True).encode(Dashboard.from_json(dashboard)))
+
+
+def changed(written: Any, read: Any, at: str = "") -> set[str]:
+    """Where something written was lost or is another thing now."""
+    if isinstance(written, dict) and isinstance(read, dict):
+        return {each for name, value in written.items() for each in changed(value, read.get(name), f"{at}/{name}")}
+    if isinstance(written, list) and isinstance(read, list) and len(written) == len(read):
+        pairs = enumerate(zip(written, read, strict=True))
+        return {each for number, pair in pairs for each in changed(*pair, f"{at}/{number}")}
+    return set() if written == read else {at}
+
+
+def test_a_word_that_grafana_does_not_know_would_be_noticed() -> None:
+    wrong = json.loads(json.dumps(DASHBOARD))
+    panel = next(each for each in wrong["panels"] if each["type"] == "timeseries")
+    panel["fieldConfig"]["defaults"]["custom"]["lineWith"] = 2
+
+    lost = changed(wrong, as_grafana_reads(wrong)) - changed(DASHBOARD, as_grafana_reads(DASHBOARD))
+
+    assert [each.rpartition("/")[2] for each in lost] == ["lineWith"]
 
 
 def test_the_dashboard_lets_the_reader_choose_the_data_source() -> None:
