@@ -13,6 +13,7 @@ from support.redis_server import RedisServer
 
 from chargeapp.clock import utcnow
 from chargeapp.domain.authorization import Answer
+from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Decision
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.runtime import Runtime
@@ -292,6 +293,19 @@ def test_the_queues_are_shown_with_what_waits_in_the_database_and_in_redis(tmp_p
     assert "<td>2</td><td>0</td><td>0</td><td>0</td>" in first
     assert "somebody" not in page
     assert "Redis does not answer" not in page
+
+
+def test_a_timeline_says_yes_and_no(console: tuple[Runtime, FlaskClient]) -> None:
+    runtime, client = console
+    (request_id,) = accept(runtime.database, now=utcnow())
+    decide(runtime.database, now=utcnow())
+    attempt(runtime.database, Reply(Outcome.FINAL, 5, 410, "answered 410"), now=utcnow())
+    end(runtime.database, now=utcnow())
+
+    page = client.get(f"/requests/{request_id}", headers=HTML).text
+
+    assert "final: yes" in page
+    assert "True" not in page
 
 
 def test_without_redis_the_page_says_so_and_shows_the_rest(console: tuple[Runtime, FlaskClient]) -> None:
