@@ -15,7 +15,7 @@ import click
 from drilling.deployment import ROOT
 from drilling.progress import Display
 
-from benching import backlog, databases, growth, intake, latency, migration, saturated, slow_destination, start
+from benching import backlog, databases, growth, intake, latency, migration, pages, saturated, slow_destination, start
 from benching.machine import describe
 from benching.plans import FULL, QUICK
 from benching.report import Report
@@ -38,6 +38,9 @@ MEASUREMENTS = (
     Measurement("latency", "From POST to callback at 10/s and 100/s, beside Dramatiq and Celery.", latency.measure),
     Measurement("intake", "Accepting alone, beside a bare Flask view.", intake.measure),
     Measurement("growth", "With a million finished requests stored, beside an empty database.", growth.measure),
+    Measurement(
+        "pages", "Every page with a million requests stored, beside a thousand.", pages.measure, programs=frozenset()
+    ),
     Measurement("backlog", "100,000 accepted, then worked on: how evenly, and in how much memory.", backlog.measure),
     Measurement(
         "slow-destination", "Twenty destinations, one of them slow.", slow_destination.measure, programs=frozenset()
@@ -69,6 +72,7 @@ def main() -> None:
       scripts/bench latency --json         POST to callback
       scripts/bench intake                 accepting alone
       scripts/bench growth                 with a million finished requests
+      scripts/bench pages                  every page with a million requests
       scripts/bench backlog                draining 100,000
       scripts/bench slow-destination       whether others wait for it
       scripts/bench databases              SQLite and PostgreSQL, with more workers

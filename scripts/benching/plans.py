@@ -14,6 +14,8 @@ class Plan:
     latency_seconds: tuple[tuple[int, float], ...] = ((10, 20.0), (100, 12.0))
     history: int = 1_000_000
     growth_rounds: int = 2
+    pages_few: int = 1_000
+    pages_rounds: int = 15
     backlog: int = 100_000
     slow_rounds: int = 2
     slow_seconds: float = 15.0
@@ -33,6 +35,8 @@ QUICK = Plan(
     latency_seconds=((10, 1.0), (100, 1.0)),
     history=2_000,
     growth_rounds=1,
+    pages_few=200,
+    pages_rounds=1,
     backlog=300,
     slow_rounds=1,
     slow_seconds=2.0,

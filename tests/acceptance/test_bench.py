@@ -57,6 +57,15 @@ def test_a_slow_destination_is_measured_beside_none(tmp_path: Path) -> None:
     assert runs() <= folders
 
 
+def test_pages_are_measured_with_many_requests_beside_few(tmp_path: Path) -> None:
+    report = measured("pages", tmp_path)
+
+    assert [each["name"] for each in report["targets"]] == ["pages"]
+    few, many = report["figures"]["pages"].values()
+    assert few.keys() == many.keys()
+    assert len(few) > 25
+
+
 def test_the_start_is_measured_beside_bare_imports(tmp_path: Path) -> None:
     report = measured("start", tmp_path)
 
@@ -68,7 +77,7 @@ def test_the_bench_explains_itself() -> None:
     done = subprocess.run([ROOT / "scripts" / "bench", "--help"], capture_output=True, text=True, timeout=BENCH_SECONDS)
 
     assert done.returncode == 0, done.stderr
-    for command in ("saturated", "latency", "intake", "growth", "backlog", "slow-destination", "start", "all"):
+    for command in ("saturated", "latency", "intake", "growth", "pages", "backlog", "slow-destination", "start", "all"):
         assert f"scripts/bench {command}" in done.stdout
 
 
