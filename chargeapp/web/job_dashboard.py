@@ -37,7 +37,9 @@ def job_dashboard(runtime: Runtime) -> Blueprint:
     @routes.get(f"{PREFIX}/<path:path>")
     @for_operators
     def look(path: str) -> ResponseReturnValue:
-        environ = {**request.environ, "SCRIPT_NAME": request.root_path + PREFIX, "PATH_INFO": f"/{path}"}
+        # WSGI wants its bytes as if they were Latin-1.
+        inner_path = f"/{path}".encode().decode("latin-1")
+        environ = {**request.environ, "SCRIPT_NAME": request.root_path + PREFIX, "PATH_INFO": inner_path}
         try:
             return Response.from_app(inside(), environ, buffered=True)
         except BrokerUnavailable as error:

@@ -1,5 +1,6 @@
 """rq-dashboard's own views, of which only those answer that look. Imported only if they are asked for."""
 
+import re
 from secrets import token_urlsafe
 from typing import Any
 
@@ -28,6 +29,7 @@ LOOKING = {
     )
 }
 REGISTRIES = ("queued", "scheduled", "deferred", "started", "finished", "failed", "canceled")
+JOB_ID = re.compile(r"[A-Za-z0-9_-]{1,200}")
 MOST_PER_PAGE = 200
 LAST_PAGE = 100_000
 # Its pages have a script in them and make functions of templates, all of it from its own files. Whatever Redis holds
@@ -79,8 +81,9 @@ def _is_sensible(asked: dict[str, Any]) -> bool:
     """What its addresses may name; it would fail otherwise."""
     if "queue_name" in asked and asked["queue_name"] is None:
         asked["queue_name"] = STAGES[0].queue
-    return (
+    return bool(
         asked.get("instance_number", 0) == 0
+        and JOB_ID.fullmatch(asked.get("job_id", "any"))
         and asked.get("registry_name", "queued") in REGISTRIES
         and asked.get("order", "asc") in ("asc", "dsc")
         and _is_within(asked.get("per_page", 1), MOST_PER_PAGE)

@@ -35,6 +35,7 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from support.callers import API, BODY, api_of
+from support.redis_server import RedisServer
 
 CHECKS = [
     content_type_conformance,
@@ -216,7 +217,11 @@ KINDS = {"document": from_document, "hostile": hostile}
 
 @contextmanager
 def target_of(kind: str, directory: Path) -> Iterator[Target]:
-    with api_of(directory, queue_max_size=1_000_000, log_level="error", log_format="json") as (_, client):
+    quiet = {"log_level": "error", "log_format": "json"}
+    with (
+        RedisServer() as redis,
+        api_of(directory, queue_max_size=1_000_000, redis_url=redis.url, **quiet) as (_, client),
+    ):
         yield KINDS[kind](client)
 
 

@@ -43,6 +43,9 @@ NOT_THERE = (
     f"/rq/0/data/jobs/{QUEUE}/queued/x/asc/1.json",
     f"/rq/0/data/jobs/{QUEUE}/queued/8/asc/-1.json",
     f"/rq/0/data/jobs/{QUEUE}/queued/100000/asc/1.json",
+    "/rq/0/view/job/\u20ac",
+    "/rq/0/view/job/a:b",
+    "/rq/%ff",
     "/rq/favicon.ico",
     "/rq/static/../web.py",
 )
