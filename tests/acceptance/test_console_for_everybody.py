@@ -135,6 +135,20 @@ def test_jobs_are_looked_at_while_a_worker_is_busy(console: Console, receiver: R
     assert browser.complaints() == []
 
 
+def test_a_script_that_somebody_put_into_redis_does_not_run(console: Console, browser: Browser) -> None:
+    redis = console.runtime.redis
+    name = "<b>planted</b><img src=x onerror=window.ran=1><script>window.ran=1</script>"
+    redis.hset(f"rq:worker:{name}", mapping={"state": "idle", "queues": "callbacks"})
+    redis.sadd("rq:workers", f"rq:worker:{name}")
+
+    browser.open("/rq/0/view/workers")
+    browser.until(lambda: "planted" in browser.text, "not shown")
+    browser.until(lambda: "inline event handler" in "".join(browser.complaints()), "nothing was refused")
+
+    redis.srem("rq:workers", f"rq:worker:{name}")
+    assert browser.driver.execute_script("return window.ran") is None
+
+
 def test_the_checker_finds_what_is_wrong(browser: Browser, checker: str) -> None:
     browser.open("/login")
     browser.driver.execute_script(
