@@ -197,6 +197,35 @@ def test_requests_that_wait_for_a_commit_share_the_next_one(runtime: Runtime, mo
     assert len(rows(runtime.database, SessionRequest)) == 3
 
 
+def refused(intake: Intake) -> None:
+    with pytest.raises(QueueFull):
+        intake.store(new_request())
+
+
+def test_after_a_crowd_the_next_commit_waits_for_as_many(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_intake, "GATHER_SECONDS", 10)
+    stuck, intake = Stuck(monkeypatch), Intake(runtime)
+    store_in_threads(intake, 6, stuck)
+
+    threads = [threading.Thread(target=refused, args=(intake,)) for _ in range(5)]
+    for number, thread in enumerate(threads):
+        eventually(lambda number=number: len(intake._waiting) == number)
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+
+    assert stuck.sizes == [1, 5, 5]
+
+
+def test_a_crowd_that_does_not_come_back_is_not_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    stuck, intake = Stuck(monkeypatch), Intake(runtime)
+    store_in_threads(intake, 6, stuck)
+
+    refused(intake)
+
+    assert stuck.sizes == [1, 5, 1]
+
+
 def test_a_commit_that_fails_fails_for_all_that_shared_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = Stuck(monkeypatch)
 
