@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg
 from drilling.deployment import ROOT
 from drilling.load import Ambiguous, Client, Refused
 from drilling.postgres_database import NAME
@@ -25,6 +26,7 @@ from benching.systems import UNLIMITED, authorization, deployment, environment
 from benching.workbench import Workbench
 
 RATE = 20.0
+MIB = 2**20
 AGAIN_SECONDS = 0.1
 AROUND_SECONDS = 5.0
 MOST_MILLIS = 2_000.0
@@ -62,7 +64,10 @@ def measure(bench: Workbench) -> Result:
             stopping.set()
         waited = posting.result()
         arrivals.wait(len(waited), bench.plan.drain_seconds)
-    return report(json.loads(done.stdout), waited, len(arrivals.first), arrivals.repeated)
+        with psycopg.connect(url) as connection:
+            (size,) = connection.execute("SELECT pg_database_size(current_database())").fetchone() or (0,)
+    sizes = {"SQLite": (data_dir / "chargeapp.db").stat().st_size / MIB, "PostgreSQL": size / MIB}
+    return report(json.loads(done.stdout), sizes, waited, len(arrivals.first), arrivals.repeated)
 
 
 @contextmanager
@@ -109,12 +114,13 @@ async def accepted(client: Client, body: dict[str, str], key: str) -> bool:
         return False
 
 
-def report(told: dict[str, Any], waited: list[float], called_back: int, twice: int) -> Result:
-    """`told` is what `migrate-store --json` said; `waited` in milliseconds."""
+def report(told: dict[str, Any], sizes: dict[str, float], waited: list[float], called_back: int, twice: int) -> Result:
+    """`told` is what `migrate-store --json` said; `sizes` in MiB, `waited` in milliseconds."""
     before, after = told["before"], told["after"]
     rows = (
         ("rows moved", f"{sum(before.values()):,}"),
         ("requests among them", f"{before['charging_session_requests']:,}"),
+        ("size, all together", ", ".join(f"{name} {mib:,.0f} MiB" for name, mib in sizes.items())),
         ("seconds it took", f"{told['seconds']:,}"),
         ("counts of all tables equal", "yes" if before == after else "NO"),
         ("nothing could be written for", f"{told['pauseMillis']:,} ms"),
@@ -143,5 +149,11 @@ def report(told: dict[str, Any], waited: list[float], called_back: int, twice: i
             )
         ],
         tables=[Table(("", ""), list(rows))],
-        figures={**told, "posted": len(waited), "longest_millis": max(waited), "called_back": called_back},
+        figures={
+            **told,
+            "mib": sizes,
+            "posted": len(waited),
+            "longest_millis": max(waited),
+            "called_back": called_back,
+        },
     )

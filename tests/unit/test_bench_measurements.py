@@ -123,7 +123,7 @@ def test_a_move_is_judged_by_the_caller_who_waited_longest() -> None:
     counts = {"charging_session_requests": 3, "events": 9}
     told = {"before": counts, "after": {**counts, "events": 8}, "seconds": 1.5, "pauseMillis": 20}
 
-    result = migration.report(told, [1.0, 2_100.0], called_back=2, twice=0)
+    result = migration.report(told, {"SQLite": 10.0}, [1.0, 2_100.0], called_back=2, twice=0)
 
     assert reached(result) == {"migration-pause": (2100, None, False)}
     assert ("rows moved", "12") in result.tables[0].rows
