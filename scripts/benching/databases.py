@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 
-from drilling.postgres_database import NAME, PostgresDatabase
-from drilling.postgres_server import PostgresServer, find_postgres
+from drilling.stores import Store
 from sqlalchemy import text
 
 from benching.figures import spread
 from benching.load import warm_up
+from benching.postgres import postgresql
 from benching.programs import family
 from benching.result import Result, Table
 from benching.saturation import CONNECTIONS, Saturation, following, saturate
@@ -90,22 +90,15 @@ def running(bench: Workbench, setup: Setup) -> Iterator[tuple[System, Callable[[
         with deployment(bench.new_folder(), settings, None, setup.workers, setup.relays) as system:
             yield system, lambda: None
         return
-    programs = find_postgres()
-    if programs is None:
-        raise RuntimeError("PostgreSQL is not installed:  sudo apt-get install postgresql")
-    server = PostgresServer(programs)
-    store = PostgresDatabase(server.url(NAME), server)
-    store.start()
-    try:
-        with deployment(bench.new_folder(), settings, store, setup.workers, setup.relays) as system:
-            everybody = System(system.port, lambda: system.kinds() | dict.fromkeys(family(server.pid), "postgresql"))
-            yield everybody, lambda: work_of(store)
-    finally:
-        store.stop()
-        store.forget()
+    with (
+        postgresql() as (store, server),
+        deployment(bench.new_folder(), settings, store, setup.workers, setup.relays) as system,
+    ):
+        everybody = System(system.port, lambda: system.kinds() | dict.fromkeys(family(server.pid), "postgresql"))
+        yield everybody, lambda: work_of(store)
 
 
-def work_of(store: PostgresDatabase) -> Work:
+def work_of(store: Store) -> Work:
     with store.database.reading() as session:
         return Work(*map(float, session.execute(WORK).one()))
 

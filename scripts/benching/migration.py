@@ -6,27 +6,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import Any
 
-import psycopg
 from drilling.deployment import ROOT
 from drilling.load import Ambiguous, Client, Refused
-from drilling.postgres_database import NAME
-from drilling.postgres_server import PostgresServer, find_postgres
+from sqlalchemy import text
 
 from benching.arrivals import Arrivals
 from benching.figures import percentile
 from benching.growth import grow
 from benching.load import DRIVER, STATION, new_tag
+from benching.postgres import postgresql
 from benching.result import Result, Table, Target
 from benching.systems import UNLIMITED, authorization, deployment, environment
 from benching.workbench import Workbench
 
 RATE = 20.0
 MIB = 2**20
+SIZE = text("SELECT pg_database_size(current_database())")
 AGAIN_SECONDS = 0.1
 AROUND_SECONDS = 5.0
 MOST_MILLIS = 2_000.0
@@ -40,7 +39,7 @@ def measure(bench: Workbench) -> Result:
     tag = new_tag()
     arrivals = Arrivals(bench.stubs.arrivals, tag)
     stopping = threading.Event()
-    with empty_database() as url, deployment(data_dir, settings) as system, ThreadPoolExecutor(1) as pool:
+    with postgresql() as (store, _), deployment(data_dir, settings) as system, ThreadPoolExecutor(1) as pool:
         posting = pool.submit(
             lambda: asyncio.run(
                 keep_posting(system.port, lambda each: f"{bench.stubs.callback_url}{tag}{each}", stopping)
@@ -51,7 +50,7 @@ def measure(bench: Workbench) -> Result:
             with bench.display.phase("migration", 1) as phase:
                 phase.show(0, "chargeapp migrate-store")
                 done = subprocess.run(  # noqa: S603 - our own program
-                    [sys.executable, "-m", "chargeapp", "migrate-store", "--to", url, "--json"],
+                    [sys.executable, "-m", "chargeapp", "migrate-store", "--to", store.url, "--json"],
                     cwd=ROOT,
                     env=environment(data_dir, settings),
                     capture_output=True,
@@ -64,26 +63,10 @@ def measure(bench: Workbench) -> Result:
             stopping.set()
         waited = posting.result()
         arrivals.wait(len(waited), bench.plan.drain_seconds)
-        with psycopg.connect(url) as connection:
-            (size,) = connection.execute("SELECT pg_database_size(current_database())").fetchone() or (0,)
+        with store.database.reading() as session:
+            size = session.scalar(SIZE) or 0
     sizes = {"SQLite": (data_dir / "chargeapp.db").stat().st_size / MIB, "PostgreSQL": size / MIB}
     return report(json.loads(done.stdout), sizes, waited, len(arrivals.first), arrivals.repeated)
-
-
-@contextmanager
-def empty_database() -> Iterator[str]:
-    programs = find_postgres()
-    if programs is None:
-        raise RuntimeError("PostgreSQL is not installed:  sudo apt-get install postgresql")
-    server = PostgresServer(programs)
-    server.initialize()
-    server.start()
-    try:
-        server.create_database(NAME)
-        yield server.url(NAME)
-    finally:
-        server.stop()
-        server.remove()
 
 
 async def keep_posting(port: int, callback_url: Callable[[int], str], stopping: threading.Event) -> list[float]:
