@@ -95,7 +95,27 @@ class Settings:
     redis_url: str | None = setting(
         None, kinds.String(), "Redis to use; default: `chargeapp up` starts its own on a private socket", secret=True
     )
-    broker: str = setting("rq", kinds.String(validate=validate.OneOf(["rq"])), "what carries jobs")
+    broker: str = setting(
+        "rq", kinds.String(validate=validate.OneOf(["rq", "kafka"])), "what carries jobs: `rq` in Redis, or `kafka`"
+    )
+    kafka_bootstrap_servers: tuple[str, ...] = setting(
+        (), Words(), "`host:port` of some brokers, for `BROKER=kafka`; needs `pip install chargeapp[kafka]`"
+    )
+    kafka_security_protocol: str = setting(
+        "PLAINTEXT",
+        kinds.String(validate=validate.OneOf(["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"])),
+        "how to connect to Kafka",
+    )
+    kafka_ssl_ca_location: str | None = setting(
+        None, kinds.String(), "file of the authorities that sign Kafka's certificates; default: the system's"
+    )
+    kafka_sasl_mechanism: str | None = setting(
+        None,
+        kinds.String(validate=validate.OneOf(["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"])),
+        "how to log in to Kafka",
+    )
+    kafka_sasl_username: str | None = setting(None, kinds.String(), "who logs in to Kafka")
+    kafka_sasl_password: str | None = setting(None, kinds.String(), "with this password", secret=True)
 
     authorization_service_url: str | None = setting(
         None, kinds.Url(require_tld=False, schemes={"http", "https"}), "who decides; default: the built-in access list"
@@ -162,6 +182,10 @@ class Settings:
     @property
     def production(self) -> bool:
         return self.chargeapp_env == "production"
+
+    @property
+    def uses_kafka(self) -> bool:
+        return self.broker == "kafka"
 
     @property
     def effective_rate_limit(self) -> str | None:

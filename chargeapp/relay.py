@@ -21,14 +21,12 @@ from chargeapp.services.delivery_events import expire_overdue
 from chargeapp.services.retention import Forgotten, Retention, forget, sum_up_old_minutes
 from chargeapp.storage import heartbeats, outbox
 from chargeapp.storage.database import Database
+from chargeapp.storage.stations import stations_of
 from chargeapp.storage.wakeups import Bell, Wakeups
-from chargeapp.transport.rq_transport import RqTransport
+from chargeapp.transport.broker import Transport
 
 log = get_logger()
 
-ROWS_PER_JOB = 64
-# Rows beyond these wait in the database, where they gather into full jobs.
-JOBS_IN_QUEUE = 2
 TICK_SECONDS = 0.25
 RECOVERY_SECONDS = 5.0
 FORGET_SECONDS = 60.0
@@ -56,7 +54,7 @@ class Relay:
     def __init__(
         self,
         database: Database,
-        transport: RqTransport,
+        transport: Transport,
         wakeups: Wakeups,
         expiry_grace_seconds: float,
         retention: Retention,
@@ -70,7 +68,7 @@ class Relay:
     def once(self) -> Pass:
         """Everything there is to do now, as cron calls it."""
         done = Pass()
-        # What needs no Redis comes first: it has to be done even while Redis is away.
+        # What needs no broker comes first: it has to be done even while the broker is away.
         self.watch_deadlines(done)
         self.forget()
         self._database.checkpoint()
@@ -110,19 +108,20 @@ class Relay:
             with self._database.reading() as session:
                 if not outbox.any_due(session, stage.outbox, now - head_start, now):
                     return published
-            if self._transport.depth(stage) >= JOBS_IN_QUEUE:
+            if not (room := self._transport.room(stage)):
                 return published
             job_id = new_job_id(stage)
             with self._database.writing(durable=False) as session:
                 tickets = outbox.claim_due(
-                    session, stage.outbox, job_id=job_id, limit=ROWS_PER_JOB, now=now, due_before=now - head_start
+                    session, stage.outbox, job_id=job_id, limit=room, now=now, due_before=now - head_start
                 )
+                stations = stations_of(session, stage.outbox, tickets) if self._transport.keyed else {}
                 rows = outbox.own_rows(session, stage.outbox, tickets) if log.is_enabled_for(logging.DEBUG) else {}
             if not tickets:
                 return published
             failpoints.reach("relay.claimed")
             try:
-                self._transport.publish(stage, tickets, job_id)
+                self._transport.publish(stage, tickets, job_id, stations)
             except TemporaryFailure:
                 with self._database.writing(durable=False) as session:
                     outbox.release(session, stage.outbox, tickets, now)
@@ -135,12 +134,12 @@ class Relay:
                 )
 
     def recover(self, done: Pass) -> None:
-        """Make rows claimable again whose job Redis has lost."""
+        """Make rows claimable again whose job the broker has lost."""
         failpoints.reach("relay.recovery")
         for stage in STAGES:
             with self._database.reading() as session:
                 expected = outbox.jobs_in_queue(session, stage.outbox, utcnow() - JUST_CLAIMED)
-            if not expected or not (lost := self._transport.lost(expected)):
+            if not expected or not (lost := self._transport.lost(stage, expected)):
                 continue
             with self._database.writing() as session:
                 rows = outbox.release_lost(session, stage.outbox, lost)
@@ -148,7 +147,7 @@ class Relay:
             log.warning("Rows of lost jobs are due again", action="rows_recovered", queue=stage.queue, rows=rows)
 
     def watch_deadlines(self, done: Pass) -> None:
-        """No silence: decide what nobody decided in time, end what nobody ended. Needs no Redis."""
+        """No silence: decide what nobody decided in time, end what nobody ended. Needs no broker."""
         while True:
             now = utcnow()
             with self._database.writing() as session:

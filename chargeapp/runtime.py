@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 from functools import cached_property
+from typing import Any
 
 from redis import Redis
 
@@ -27,9 +28,10 @@ from chargeapp.storage.moved import PURPOSE
 from chargeapp.storage.wakeups import Wakeups
 from chargeapp.storage.webhook_secrets import WEBHOOK_SECRETS
 from chargeapp.tracing import NO_TRACING, Tracing
-from chargeapp.transport import rq_transport
+from chargeapp.transport.broker import Transport
 from chargeapp.transport.embedded_redis import embedded_redis_url
 from chargeapp.transport.redis_client import connect
+from chargeapp.transport.rq_transport import RqTransport
 
 # How much longer than a callback's own deadline it may take until its result is recorded.
 RECORDING_GRACE_SECONDS = 5.0
@@ -42,7 +44,8 @@ class Runtime:
 
     def verify(self) -> "Runtime":
         """Says at the start what would fail at the first request; raises MisconfiguredError. Connects to nothing."""
-        _ = self.database, self.vault, self.signer, self.redis, self.tracing
+        _ = self.database, self.vault, self.signer, self.tracing
+        _ = self.kafka if self.settings.uses_kafka else self.redis
         if (url := self.settings.authorization_service_url) is not None:
             try:
                 parse_callback_url(url)
@@ -96,12 +99,34 @@ class Runtime:
         return connect(self.redis_url, timeout_seconds=0.5)
 
     @property
+    def uses_redis(self) -> bool:
+        """With Kafka it counts requests for the rate limit, if there is one."""
+        return bool(self.settings.redis_url) or not self.settings.uses_kafka
+
+    @property
     def redis_url(self) -> str:
         return self.settings.redis_url or embedded_redis_url(self.settings.chargeapp_data_dir)
 
     @cached_property
-    def transport(self) -> rq_transport.RqTransport:
-        return rq_transport.RqTransport(self.redis)
+    def kafka(self) -> dict[str, Any]:
+        """What every client of Kafka is told; raises MisconfiguredError. Connects to nothing."""
+        if not self.settings.kafka_bootstrap_servers:
+            raise MisconfiguredError("KAFKA_BOOTSTRAP_SERVERS: needed with BROKER=kafka, such as kafka-1:9092")
+        try:
+            # Optional, and slow to import.
+            from chargeapp.transport.kafka_client import client_settings
+        except ModuleNotFoundError as error:
+            raise MisconfiguredError(f"BROKER: {error.name} is missing; pip install 'chargeapp[kafka]'") from error
+        return client_settings(self.settings)
+
+    @cached_property
+    def transport(self) -> Transport:
+        if not self.settings.uses_kafka:
+            return RqTransport(self.redis)
+        client = self.kafka
+        from chargeapp.transport.kafka_transport import KafkaTransport
+
+        return KafkaTransport(client)
 
     @cached_property
     def relay(self) -> Relay:

@@ -4,7 +4,6 @@ import math
 import re
 import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import Any
 
@@ -14,21 +13,15 @@ from rq.job import Job, Retry
 from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
-from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
 from chargeapp.runtime import Runtime
 from chargeapp.transport.message import PoisonMessage, unpack
 from chargeapp.transport.redis_client import connect_worker
 from chargeapp.transport.rq_transport import FAILED_JOB_KEPT_SECONDS, JOB_TIMEOUT_SECONDS
-from jobs.authorization import Authorization
-from jobs.callbacks import Callbacks
-from jobs.consumer import Consumer
-from jobs.delivery_events import DeliveryEvents
 from jobs.heart import Heart
-from jobs.work import Work
+from jobs.stage_jobs import StageJobs
 
 log = get_logger()
 
@@ -48,12 +41,8 @@ class StageWorker(SimpleWorker):
     """Runs jobs in its own process: a fork for each would cost more than the work."""
 
     def __init__(self, runtime: Runtime, stage: Stage) -> None:
-        self._runtime = runtime
         self._stage = stage
-        self._work_of_stage = _work(runtime, stage)
-        threads = runtime.settings.queue_consumer_threads
-        self._threads = threads
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix=stage.queue)
+        self._jobs = StageJobs(runtime, stage)
         connection = connect_worker(runtime.redis_url)
         job_class = type("StageJob", (StageJob,), {"worker": self})
         super().__init__(
@@ -82,20 +71,7 @@ class StageWorker(SimpleWorker):
 
     def consume(self, job_id: str, message: Any) -> Retry | None:
         """One job. What it has to try again later, RQ brings back to it."""
-        tickets = unpack(message)
-        failpoints.reach("job.dequeued")
-        consumer: Consumer[Any, Any] = Consumer(
-            self._work_of_stage,
-            job_id=job_id,
-            database=self._runtime.database,
-            wakeups=self._runtime.wakeups,
-            pool=self._pool,
-            threads=self._threads,
-            stopping=lambda: bool(self._stop_requested),
-            after_commit=self._hand_over,
-        )
-        retry_at = consumer.run(tickets)
-        self._wake(self._stage)
+        retry_at = self._jobs.run(job_id, unpack(message), lambda: bool(self._stop_requested))
         if retry_at is None:
             return None
         # RQ counts whole seconds, and 0 would mean at once.
@@ -104,20 +80,6 @@ class StageWorker(SimpleWorker):
 
     def set_shutdown_requested_date(self) -> None:
         """RQ's own asks Redis in a signal handler: while Redis is away that would end the job in the middle."""
-
-    def _hand_over(self) -> None:
-        if self._work_of_stage.next_stage:
-            self._wake(self._work_of_stage.next_stage)
-
-    def _wake(self, stage: Stage) -> None:
-        """Wake whoever takes rows of `stage`; where cron is the only relay, be the relay for them."""
-        if self._runtime.wakeups.ring(stage.queue):
-            return
-        try:
-            self._runtime.relay.publish_due(stage)
-        except TemporaryFailure as error:
-            # The rows stay due. The job must go on: calls are under way whose results it has to record.
-            log.warning("Rows are left to the relay", action="relay_hindered", error=str(error))
 
 
 def clean_up(connection: redis.Redis, queue: Queue, now: datetime) -> None:
@@ -218,14 +180,23 @@ class PoisonProofQueue(Queue):
         return {}
 
 
-def _work(runtime: Runtime, stage: Stage) -> Work[Any, Any]:
-    works: dict[str, type[Any]] = {work.stage.queue: work for work in (Authorization, Callbacks, DeliveryEvents)}
-    work: Work[Any, Any] = works[stage.queue](runtime)
-    return work
-
-
 def run_worker(runtime: Runtime, stage: Stage) -> None:
-    """Until SIGTERM. Waits for Redis at the start; ends when RQ does, for a supervisor to start it again."""
+    """Until SIGTERM."""
+    try:
+        if runtime.settings.uses_kafka:
+            # Optional, and slow to import.
+            from jobs.kafka_worker import run_kafka_worker
+
+            with Heart(runtime, stage):
+                run_kafka_worker(runtime, stage)
+        else:
+            _run_rq_worker(runtime, stage)
+    finally:
+        runtime.tracing.flush()
+
+
+def _run_rq_worker(runtime: Runtime, stage: Stage) -> None:
+    """Waits for Redis at the start; ends when RQ does, for a supervisor to start it again."""
     while True:
         try:
             worker = StageWorker(runtime, stage)
@@ -233,8 +204,5 @@ def run_worker(runtime: Runtime, stage: Stage) -> None:
         except redis.RedisError as error:
             log.warning("Waiting for Redis", action="redis_awaited", error=str(error))
             time.sleep(1)
-    try:
-        with Heart(runtime, stage):
-            worker.work(logging_level=None)
-    finally:
-        runtime.tracing.flush()
+    with Heart(runtime, stage):
+        worker.work(logging_level=None)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import structlog
 from support.builders import new_database
+from support.kafka_server import KafkaServer, needed_kafka
 from support.postgres_server import PostgresServer, needed_postgres
 from support.prometheus import MISSING, Programs, find_programs
 from support.redis_server import RedisServer
@@ -56,6 +57,13 @@ def no_logger_remembers_how_logging_was_configured() -> Iterator[None]:
 def postgres() -> Iterator[PostgresServer]:
     """One server for the whole run; each test has a database of its own."""
     with PostgresServer(needed_postgres()) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[KafkaServer]:
+    """One broker for the whole run."""
+    with KafkaServer(needed_kafka()) as server:
         yield server
 
 

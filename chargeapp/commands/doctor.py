@@ -18,8 +18,9 @@ COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 def doctor(as_json: bool) -> None:
     """Check everything, one line each: ok, warn or fail, what was found → what to do.
 
-    Looks at the settings, database, disk, Redis, relay, workers, waiting requests, dead letters, callback addresses,
-    secrets, API keys and clocks. Changes nothing, and works whatever is down. Exits with 1 if any check fails.
+    Looks at the settings, database, disk, Redis or Kafka, relay, workers, waiting requests, dead letters, callback
+    addresses, secrets, API keys and clocks. Changes nothing, and works whatever is down. Exits with 1 if any check
+    fails.
 
     \b
     Examples:
@@ -44,6 +45,7 @@ def examine() -> Iterator["Finding"]:
     from chargeapp.commands.checks.access import check_access
     from chargeapp.commands.checks.broker import check_broker
     from chargeapp.commands.checks.files import check_files
+    from chargeapp.commands.checks.kafka import check_kafka
     from chargeapp.commands.checks.records import check_records
     from chargeapp.commands.checks.safety import check_safety
     from chargeapp.commands.opened import closing_runtime
@@ -59,6 +61,9 @@ def examine() -> Iterator["Finding"]:
     with closing_runtime(settings) as runtime:
         yield from check_files(settings)
         yield from check_records(runtime)
-        yield from check_broker(runtime)
+        if settings.uses_kafka:
+            yield from check_kafka(runtime)
+        if runtime.uses_redis:
+            yield from check_broker(runtime)
         yield from check_safety(runtime)
         yield from check_access(runtime)

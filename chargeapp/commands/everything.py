@@ -45,7 +45,7 @@ def run_everything(*, demo: bool) -> None:
     secret = prepare(settings, demo=demo)
     programs = (
         []
-        if settings.redis_url
+        if settings.redis_url or settings.uses_kafka
         else [Program("redis", lambda: run_embedded_redis(settings.chargeapp_data_dir), stop_last=True)]
     )
     programs.append(Program("web", as_process("web", settings, lambda: run_web(settings))))

@@ -17,6 +17,7 @@ from chargeapp.commands.opened import check_tables
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError, TemporaryFailure
 from chargeapp.runtime import Runtime
+from chargeapp.transport.broker import BrokerUnavailable
 
 WEB_SECONDS = 2.0
 HOUR = timedelta(hours=1)
@@ -58,7 +59,7 @@ class Overview:
 def look(runtime: Runtime, *, commits: bool = True) -> Overview:
     """Whatever is down; figures are empty without a database. Unless it `commits`, it only reads."""
     now = utcnow()
-    web, broker = _web(runtime.settings), _redis(runtime)
+    web, broker = _web(runtime.settings), _broker(runtime)
     try:
         _check_database(runtime, commits=commits)
         with runtime.database.reading() as session:
@@ -132,12 +133,22 @@ def _reachable(host: str) -> str:
     return "127.0.0.1" if address.version == 4 else "::1"
 
 
-def _redis(runtime: Runtime) -> Part:
+def _broker(runtime: Runtime) -> Part:
+    if runtime.settings.uses_kafka:
+        return _kafka(runtime)
     try:
         runtime.redis_probe.ping()
     except (redis.RedisError, OSError, MisconfiguredError) as error:
         return Part("redis", Health.DEGRADED, f"does not answer, so accepted requests wait: {error}")
     return Part("redis", Health.HEALTHY, "answers")
+
+
+def _kafka(runtime: Runtime) -> Part:
+    try:
+        waiting = ", ".join(f"{queue} {jobs.waiting:,}" for queue, jobs in runtime.transport.count_jobs().items())
+    except (BrokerUnavailable, MisconfiguredError) as error:
+        return Part("kafka", Health.DEGRADED, f"does not answer, so accepted requests take longer: {error}")
+    return Part("kafka", Health.HEALTHY, f"answers; messages waiting: {waiting}")
 
 
 def _degraded_unless(well: bool) -> Health:

@@ -2,8 +2,7 @@
 
 import re
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import redis
@@ -11,10 +10,10 @@ from rq import Queue
 from rq.job import Job, JobStatus
 from rq.serializers import JSONSerializer
 
-from chargeapp.errors import TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
+from chargeapp.transport.broker import BrokerUnavailable, Jobs
 from chargeapp.transport.message import pack
 
 log = get_logger()
@@ -23,28 +22,19 @@ log = get_logger()
 JOB_TIMEOUT_SECONDS = 600
 FAILED_JOB_KEPT_SECONDS = 3600
 JOBS_AT_ONCE = 1000
-
-
-class BrokerUnavailable(TemporaryFailure):
-    """Redis does not answer or does not take more; rows stay where they are."""
-
-
-@dataclass(frozen=True)
-class Jobs:
-    """How many one queue has in Redis."""
-
-    waiting: int
-    at_work: int
-    scheduled: int
-    failed: int
+ROWS_PER_JOB = 64
+# Rows beyond these wait in the database, where they gather into full jobs.
+JOBS_IN_QUEUE = 2
 
 
 class RqTransport:
+    keyed = False
+
     def __init__(self, connection: redis.Redis) -> None:
         self._connection = connection
         self._queues = {stage.queue: Queue(stage.queue, connection, serializer=JSONSerializer) for stage in STAGES}
 
-    def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str) -> None:
+    def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str, stations: Mapping[int, str]) -> None:
         """One job for all the tickets."""
         with unavailable():
             self._queues[stage.queue].enqueue(
@@ -57,10 +47,10 @@ class RqTransport:
                 description=f"{stage.queue}: {len(tickets)} rows",
             )
 
-    def depth(self, stage: Stage) -> int:
-        """Jobs that wait; those being worked on are not counted."""
+    def room(self, stage: Stage) -> int:
+        """One job's rows, while fewer than two jobs wait; those being worked on are not counted."""
         with unavailable():
-            return self._queues[stage.queue].count
+            return ROWS_PER_JOB if self._queues[stage.queue].count < JOBS_IN_QUEUE else 0
 
     def count_jobs(self) -> dict[str, Jobs]:
         """Of each queue. Only counts: what Redis holds of a job may be anybody's."""
@@ -76,7 +66,7 @@ class RqTransport:
                 for name, queue in self._queues.items()
             }
 
-    def lost(self, job_ids: Collection[str]) -> set[str]:
+    def lost(self, stage: Stage, job_ids: Collection[str]) -> set[str]:
         """Those of `job_ids` that Redis no longer knows."""
         ordered = sorted(job_ids)
         with unavailable():

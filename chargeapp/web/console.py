@@ -13,7 +13,7 @@ from chargeapp.security.api_keys import Scope
 from chargeapp.services.console_sessions import begin_session, end_session
 from chargeapp.services.redeliveries import redeliver, why_not
 from chargeapp.storage import requests
-from chargeapp.transport.rq_transport import BrokerUnavailable
+from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.web.auth import current_caller, for_logging_in, for_operators, known_caller, open_to_everybody
 from chargeapp.web.console_acts import note
 from chargeapp.web.console_overview import add_overview
@@ -91,7 +91,7 @@ def console(runtime: Runtime) -> Blueprint:
             broker = runtime.transport.count_jobs()
         except BrokerUnavailable as error:
             log.warning("Queues cannot be shown", action="broker_unavailable", error=str(error))
-        return render_template("queues.html", rows=rows, broker=broker, processes=processes)
+        return render_template("queues.html", rows=rows, broker=broker, processes=processes, kafka=settings.uses_kafka)
 
     @routes.get("/login")
     @open_to_everybody

@@ -9,6 +9,7 @@ from chargeapp.clock import utcnow
 from chargeapp.errors import TemporaryFailure
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
+from chargeapp.transport.broker import BrokerUnavailable
 
 NEARLY_FULL = 0.9
 
@@ -44,7 +45,7 @@ def examine(runtime: Runtime) -> tuple[str, dict[str, Any]]:
             totalCallbacks=str(figures.callbacks_failed + figures.callbacks_succeeded),
         ),
         "database": _component("UP"),
-        "redis": _redis(runtime),
+        **{name: _answering(up) for name, up in servers_up(runtime).items()},
         "relay": _component(
             _degraded_if(not processes.relay_alive), lastSeenSeconds="never" if age is None else f"{age:.0f}"
         ),
@@ -70,8 +71,22 @@ def answers(probe: redis.Redis) -> bool:
     return True
 
 
-def _redis(runtime: Runtime) -> dict[str, Any]:
-    if answers(runtime.redis_probe):
+def servers_up(runtime: Runtime) -> dict[str, bool]:
+    """Whether Redis and Kafka answer, as far as they are used."""
+    found = {}
+    if runtime.settings.uses_kafka:
+        try:
+            runtime.transport.ping()
+            found["kafka"] = True
+        except BrokerUnavailable:
+            found["kafka"] = False
+    if runtime.uses_redis:
+        found["redis"] = answers(runtime.redis_probe)
+    return found
+
+
+def _answering(up: bool) -> dict[str, Any]:
+    if up:
         return _component("UP")
     # Anybody may ask for health: addresses and paths are for `chargeapp doctor`.
     return _component("DOWN", error="does not answer")

@@ -13,7 +13,18 @@ from chargeapp.clock import utcnow
 from chargeapp.errors import TemporaryFailure
 from chargeapp.reports import Figures, Processes
 from chargeapp.runtime import Runtime
-from chargeapp.web.health import answers, prove_commit
+from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.web.health import prove_commit, servers_up
+
+WORKS = {
+    "accepting": "1 if the database commits, so that requests are accepted",
+    "redis_up": "1 if Redis answers",
+    "kafka_up": "1 if Kafka answers",
+}
+BY_QUEUE = {
+    "oldest_due_seconds": "How long the row that is due first has been due",
+    "kafka_lag": "Messages that a stage's workers have not done yet",
+}
 
 
 def as_json(runtime: Runtime) -> dict[str, Any]:
@@ -40,7 +51,8 @@ def as_json(runtime: Runtime) -> dict[str, Any]:
 
 
 def as_prometheus(runtime: Runtime) -> tuple[bytes, str]:
-    works = {"accepting": _can_commit(runtime), "redis_up": answers(runtime.redis_probe)}
+    up = servers_up(runtime)
+    works = {"accepting": _can_commit(runtime), **{f"{name}_up": well for name, well in up.items()}}
     now = utcnow()
     with runtime.database.reading() as session:
         waits = {
@@ -48,7 +60,8 @@ def as_prometheus(runtime: Runtime) -> tuple[bytes, str]:
             for each in reports.backlogs(session, now)
         }
     registry = CollectorRegistry(auto_describe=False)
-    registry.register(_Families(*_read(runtime), runtime.settings.queue_max_size, works, waits))
+    by_queue = {"oldest_due_seconds": waits, **({"kafka_lag": lag} if (lag := _lag(runtime, up)) else {})}
+    registry.register(_Families(*_read(runtime), runtime.settings.queue_max_size, works, by_queue))
     return generate_latest(registry), CONTENT_TYPE_LATEST
 
 
@@ -59,13 +72,13 @@ class _Families(Collector):
         processes: Processes,
         queue_max_size: int,
         works: dict[str, bool],
-        waits: dict[str, float],
+        by_queue: dict[str, dict[str, float]],
     ) -> None:
         self._figures = figures
         self._processes = processes
         self._queue_max_size = queue_max_size
         self._works = works
-        self._waits = waits
+        self._by_queue = by_queue
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
         figures = self._figures
@@ -82,14 +95,25 @@ class _Families(Collector):
         yield _gauge("queue_size_max", "Requests not decided yet beyond which the API refuses", self._queue_max_size)
         yield _gauges("outbox_rows_waiting", "Rows on their way", "queue", figures.backlog)
         yield _gauges("dead_letters", "Rows that could not be processed", "queue", figures.dead_letters)
-        yield _gauges("oldest_due_seconds", "How long the row that is due first has been due", "queue", self._waits)
+        for name, values in self._by_queue.items():
+            yield _gauges(name, BY_QUEUE[name], "queue", values)
         yield _gauge("oldest_waiting_seconds", "Age of the oldest undecided request", figures.oldest_waiting_seconds)
         yield _gauges("workers", "Workers alive", "queue", self._processes.workers)
         yield _gauge("circuit_breaker_open", "1 unless closed", float(self._processes.circuit_breaker != "closed"))
         if self._processes.relay_age_seconds is not None:
             yield _gauge("relay_last_seen_seconds", "Since the relay worked", self._processes.relay_age_seconds)
-        yield _gauge("accepting", "1 if the database commits, so that requests are accepted", self._works["accepting"])
-        yield _gauge("redis_up", "1 if Redis answers", self._works["redis_up"])
+        for name, well in self._works.items():
+            yield _gauge(name, WORKS[name], well)
+
+
+def _lag(runtime: Runtime, up: dict[str, bool]) -> dict[str, float]:
+    """Empty where it cannot be known."""
+    if not up.get("kafka"):
+        return {}
+    try:
+        return {queue: jobs.waiting for queue, jobs in runtime.transport.count_jobs().items()}
+    except BrokerUnavailable:
+        return {}
 
 
 def _can_commit(runtime: Runtime) -> bool:

@@ -1,10 +1,12 @@
 """How many requests a key may make, and an address that brings none; counted in Redis, over all processes.
 
-While Redis is away each process counts for itself. Asking it takes no longer than TIMEOUT_SECONDS, and once it was
-found wanting it is left alone for a while, so a request never waits for it nor fails because of it.
+While Redis is away each process counts for itself, and so it does where Kafka carries the jobs and no Redis is given.
+Asking it takes no longer than TIMEOUT_SECONDS, and once it was found wanting it is left alone for a while, so a request
+never waits for it nor fails because of it.
 """
 
 import time
+from typing import Any
 
 import redis
 from flask import Flask, Response, request
@@ -35,13 +37,11 @@ def install_rate_limits(app: Flask, runtime: Runtime) -> None:
     limit = runtime.settings.effective_rate_limit
     if limit:
         limits.append(ApplicationLimit(limit_provider=limit, scope="all"))
-    pool = connect(runtime.redis_url, TIMEOUT_SECONDS).connection_pool
     limiter = Limiter(
         key_or_address,
         application_limits=[*limits],
-        storage_uri="redis://",  # only names the kind; the pool knows where
-        storage_options={"connection_pool": pool},  # type: ignore[dict-item]  # declared for text
         in_memory_fallback_enabled=True,
+        **_storage(runtime),
         swallow_errors=True,
     )
     if not limit:
@@ -57,6 +57,14 @@ def install_rate_limits(app: Flask, runtime: Runtime) -> None:
             message = "Too many attempts with API keys that are not valid."
         seconds = seconds_until_reset(limiter, error)
         return error_response(429, status, f"{message} Try again in {seconds} seconds.", retry_after=seconds)
+
+
+def _storage(runtime: Runtime) -> dict[str, Any]:
+    if not runtime.uses_redis:
+        return {"storage_uri": "memory://"}
+    pool = connect(runtime.redis_url, TIMEOUT_SECONDS).connection_pool
+    # The URI only names the kind; the pool knows where.
+    return {"storage_uri": "redis://", "storage_options": {"connection_pool": pool}}
 
 
 def key_or_address() -> str:

@@ -29,10 +29,11 @@ from support.redis_server import RedisServer
 from chargeapp import relay as relay_module
 from chargeapp.clock import utcnow
 from chargeapp.pipeline import AUTHORIZATION, STAGES
-from chargeapp.relay import JOBS_IN_QUEUE, ROWS_PER_JOB, Pass, new_job_id
+from chargeapp.relay import Pass, new_job_id
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
-from chargeapp.transport.rq_transport import BrokerUnavailable
+from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.transport.rq_transport import JOBS_IN_QUEUE, ROWS_PER_JOB
 
 
 @pytest.fixture

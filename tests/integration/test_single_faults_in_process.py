@@ -107,7 +107,7 @@ def turn(runtime: Runtime) -> None:
     for stage in STAGES:
         worker = StageWorker(runtime, stage)
         worker.work(burst=True, logging_level=None)
-        worker._pool.shutdown()
+        worker._jobs._pool.shutdown()
         worker.connection.close()
 
 

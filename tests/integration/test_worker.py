@@ -112,7 +112,7 @@ def work(runtime: Runtime, stage: Stage) -> StageWorker:
     """Everything that is in the queue."""
     worker = StageWorker(runtime, stage)
     worker.work(burst=True, logging_level=None)
-    worker._pool.shutdown()
+    worker._jobs._pool.shutdown()
     worker.connection.close()
     return worker
 
@@ -319,7 +319,7 @@ def test_a_dead_redis_ends_no_job_that_is_at_work(tmp_path: Path, caller: Any) -
 
         assert retry is None
         assert only_row(runtime.database, Callbacks).settled_at is not None
-        worker._pool.shutdown()
+        worker._jobs._pool.shutdown()
         worker.connection.close()
 
 

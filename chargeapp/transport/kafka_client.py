@@ -1,0 +1,89 @@
+"""Who connects to Kafka, and the names used there: a topic and a group of consumers for each stage."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from chargeapp.config import Settings
+from chargeapp.pipeline import STAGES, Stage
+from chargeapp.transport.broker import BrokerUnavailable
+
+EVENTS_TOPIC = "chargeapp.events"
+# As many workers of a stage can read at the same time; more of them take rows from the database only.
+PARTITIONS = 12
+ANSWER_SECONDS = 3.0
+
+
+def client_settings(settings: Settings) -> dict[str, Any]:
+    """For every client. Nothing is printed by the library: what goes wrong is told by who finds it out."""
+    given = {
+        "bootstrap.servers": ",".join(settings.kafka_bootstrap_servers),
+        "security.protocol": settings.kafka_security_protocol,
+        "sasl.mechanism": settings.kafka_sasl_mechanism,
+        "sasl.username": settings.kafka_sasl_username,
+        "sasl.password": settings.kafka_sasl_password,
+        "ssl.ca.location": settings.kafka_ssl_ca_location,
+    }
+    quick = {
+        "client.id": "chargeapp",
+        "log_level": 0,
+        "socket.connection.setup.timeout.ms": 2_000,
+        "reconnect.backoff.max.ms": 1_000,
+        # A topic that was made anew is seen within this time.
+        "topic.metadata.refresh.interval.ms": 5_000,
+    }
+    return {name: value for name, value in given.items() if value is not None} | quick
+
+
+def topic_of(stage: Stage) -> str:
+    return f"chargeapp.{stage.queue}"
+
+
+def group_of(stage: Stage) -> str:
+    return f"chargeapp.{stage.queue}"
+
+
+def partitions_of(admin: AdminClient, topic: str) -> list[TopicPartition]:
+    """Empty if there is no such topic."""
+    with unavailable():
+        found = admin.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
+    return [TopicPartition(topic, number) for number in sorted(found.partitions)]
+
+
+def make_topics(admin: AdminClient) -> None:
+    """Those that are missing, copied as often as the broker does by default."""
+    wanted = [*map(topic_of, STAGES), EVENTS_TOPIC]
+    with unavailable():
+        there = admin.list_topics(timeout=ANSWER_SECONDS).topics
+        missing = [NewTopic(topic, num_partitions=PARTITIONS) for topic in wanted if topic not in there]
+        if not missing:
+            return
+        for made in admin.create_topics(missing, request_timeout=ANSWER_SECONDS).values():
+            try:
+                answer(made)
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                    raise
+
+
+def prepare(client: dict[str, Any]) -> None:
+    """What a new cluster lacks; raises BrokerUnavailable."""
+    make_topics(AdminClient(client))
+
+
+def answer(future: "Future[Any]") -> Any:
+    return future.result(2 * ANSWER_SECONDS)
+
+
+@contextmanager
+def unavailable() -> Iterator[None]:
+    """Every fault of Kafka is one error to the rest of the program."""
+    try:
+        yield
+    except (KafkaException, TimeoutError) as error:
+        reason = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
+        raise BrokerUnavailable(f"Kafka: {reason}") from error

@@ -1,0 +1,349 @@
+"""The relay and workers on a real Kafka: what they publish, hold back, find lost, and when they have done it."""
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from structlog.testing import capture_logs
+from support.builders import (
+    STATION,
+    TOKEN,
+    Requests,
+    accept,
+    eventually,
+    just_now,
+    new_runtime,
+    only_row,
+    rows,
+    seconds,
+    the_request,
+)
+from support.kafka_server import KafkaServer
+from support.ports import free_port
+from support.redis_server import RedisServer
+
+import jobs.consumer
+from chargeapp import relay as relay_module
+from chargeapp.clock import utcnow
+from chargeapp.domain.authorization import Answer
+from chargeapp.domain.charging_session import Decision
+from chargeapp.errors import TemporaryFailure
+from chargeapp.pipeline import AUTHORIZATION, STAGES
+from chargeapp.relay import Pass
+from chargeapp.runtime import Runtime
+from chargeapp.storage import outbox
+from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.transport.kafka_client import EVENTS_TOPIC, topic_of
+from chargeapp.transport.kafka_transport import ROWS_WAITING
+from jobs.kafka_worker import KafkaWorker
+
+TOPIC = topic_of(AUTHORIZATION)
+
+
+def delete_topics(kafka: KafkaServer) -> None:
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    ours = [name for name in admin.list_topics(timeout=10).topics if name.startswith("chargeapp.")]
+    if ours:
+        for deleted in admin.delete_topics(ours).values():
+            deleted.result(10)
+    eventually(lambda: not set(ours) & set(admin.list_topics(timeout=10).topics))
+
+
+@pytest.fixture
+def runtime(tmp_path: Path, kafka: KafkaServer) -> Iterator[Runtime]:
+    delete_topics(kafka)
+    with on_kafka(tmp_path, kafka) as runtime:
+        eventually(lambda: answers(runtime), "no group can be asked about", 30)
+        yield runtime
+
+
+@contextmanager
+def on_kafka(directory: Path, kafka: KafkaServer, **settings: Any) -> Iterator[Runtime]:
+    given = {"broker": "kafka", "kafka_bootstrap_servers": (kafka.address,), "queue_consumer_threads": 4}
+    with new_runtime(directory, **given, **settings) as runtime:
+        yield runtime
+
+
+def answers(runtime: Runtime) -> bool:
+    """A new broker first makes the topic in which it keeps the offsets."""
+    try:
+        runtime.transport.publish(AUTHORIZATION, [], "job", {})
+        return set(runtime.transport.count_jobs()) == {stage.queue for stage in STAGES}
+    except BrokerUnavailable:
+        return False
+
+
+def messages(kafka: KafkaServer, topic: str = TOPIC) -> list[Any]:
+    """All there are, oldest first."""
+    reader = Consumer(
+        {"bootstrap.servers": kafka.address, "group.id": "tests", "enable.partition.eof": True, "log_level": 0}
+    )
+    partitions = reader.list_topics(topic, timeout=10).topics[topic].partitions
+    reader.assign([TopicPartition(topic, number, 0) for number in partitions])
+    found, ends = [], 0
+    while ends < len(partitions):
+        for each in reader.consume(500, 0.1):
+            if each.error() is None:
+                found.append(each)
+            else:
+                ends += 1
+    reader.close()
+    return sorted(found, key=lambda each: each.timestamp())
+
+
+@contextmanager
+def working(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaWorker]:
+    """A worker of the first stage in a thread."""
+    monkeypatch.setattr(jobs.consumer, "LINGER_SECONDS", 0.1)
+    worker = KafkaWorker(runtime, AUTHORIZATION)
+    thread = threading.Thread(target=worker.work)
+    thread.start()
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        thread.join(20)
+        worker._jobs._pool.shutdown()
+    assert not thread.is_alive()
+
+
+def settled(runtime: Runtime) -> bool:
+    return all(row.settled_at for row in rows(runtime.database, Requests))
+
+
+def waiting(runtime: Runtime) -> int:
+    return runtime.transport.count_jobs()["authorization"].waiting
+
+
+def claimed_long_ago(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The relay asks about rows at once, and not after the seconds that publishing may take."""
+    monkeypatch.setattr(relay_module, "JUST_CLAIMED", seconds(-60))
+
+
+def recovered(runtime: Runtime) -> int:
+    done = Pass()
+    runtime.relay.recover(done)
+    return done.recovered
+
+
+def test_a_due_row_becomes_a_message_keyed_by_its_station_that_carries_its_number_only(
+    runtime: Runtime, kafka: KafkaServer
+) -> None:
+    accept(runtime.database, now=just_now())
+
+    assert runtime.relay.publish_due(AUTHORIZATION) == 1
+
+    (message,) = messages(kafka)
+    envelope = json.loads(message.value())
+    row = only_row(runtime.database, Requests)
+    assert message.key() == STATION.encode()
+    assert dict(message.headers()) == {"content-type": b"application/cloudevents+json"}
+    assert envelope.pop("time")
+    assert envelope == {
+        "specversion": "1.0",
+        "id": f"{row.job_id}-{row.id}",
+        "source": "/chargeapp",
+        "type": "chargeapp.command.authorization",
+        "datacontenttype": "application/json",
+        "partitionkey": STATION,
+        "data": {"row": row.id, "seq": 1},
+    }
+
+
+def test_the_rows_of_a_station_stay_in_one_partition(runtime: Runtime, kafka: KafkaServer) -> None:
+    stations = [f"123e4567-e89b-12d3-a456-42661417{number:04}" for number in range(8)]
+    for station in stations * 3:
+        accept(runtime.database, now=just_now(), station_id=station)
+
+    runtime.relay.publish_due(AUTHORIZATION)
+
+    places = {(each.key().decode(), each.partition()) for each in messages(kafka)}
+    assert sorted(station for station, _ in places) == stations
+    assert len({partition for _, partition in places}) > 1
+
+
+def test_rows_beyond_the_lag_wait_in_the_database(
+    runtime: Runtime, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(runtime.database, ROWS_WAITING + 10, now=just_now(), vault=runtime.vault)
+
+    assert runtime.relay.publish_due(AUTHORIZATION) == ROWS_WAITING == waiting(runtime)
+    assert runtime.relay.publish_due(AUTHORIZATION) == 0
+    with working(runtime, monkeypatch):
+        eventually(lambda: settled(runtime) and not waiting(runtime), "not worked on", 30)
+
+    assert runtime.transport.room(AUTHORIZATION) > 0
+
+
+def test_rows_that_cannot_be_published_are_released(tmp_path: Path, kafka: KafkaServer) -> None:
+    nobody = (f"127.0.0.1:{free_port()}",)
+    with new_runtime(tmp_path, broker="kafka", kafka_bootstrap_servers=nobody) as runtime:
+        accept(runtime.database, now=just_now())
+        runtime.transport.room = lambda _: 1  # type: ignore[method-assign]
+        runtime.transport._topics_made = True  # type: ignore[attr-defined]
+
+        with pytest.raises(BrokerUnavailable, match="Kafka"):
+            runtime.relay.publish_due(AUTHORIZATION)
+
+        row = only_row(runtime.database, Requests)
+        assert (row.lease_until, row.job_id, row.settled_at) == (None, None, None)
+
+
+def test_rows_whose_topic_was_deleted_are_due_again(
+    runtime: Runtime, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_long_ago(monkeypatch)
+    accept(runtime.database, 5, now=just_now())
+    runtime.relay.publish_due(AUTHORIZATION)
+    assert recovered(runtime) == 0
+
+    delete_topics(kafka)
+
+    assert recovered(runtime) == 5
+    eventually(lambda: answers(runtime), "the topics are not made again")
+    assert runtime.relay.publish_due(AUTHORIZATION) == 5
+    assert len(messages(kafka)) == 5
+    assert recovered(runtime) == 0
+
+
+def test_rows_whose_messages_were_removed_are_due_again(
+    runtime: Runtime, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As by retention."""
+    claimed_long_ago(monkeypatch)
+    accept(runtime.database, now=just_now())
+    runtime.relay.publish_due(AUTHORIZATION)
+    (message,) = messages(kafka)
+    until = TopicPartition(TOPIC, message.partition(), message.offset() + 1)
+    admin = AdminClient({"bootstrap.servers": kafka.address})
+    for removed in admin.delete_records([until]).values():
+        removed.result(10)
+
+    assert recovered(runtime) == 1
+
+
+def test_from_redis_to_kafka_and_back_the_rows_in_flight_are_due_again(
+    runtime: Runtime, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed_long_ago(monkeypatch)
+    accept(runtime.database, 3, now=just_now())
+    with new_runtime(runtime.settings.chargeapp_data_dir, redis_url=server.url) as on_redis:
+        assert on_redis.relay.publish_due(AUTHORIZATION) == 3
+        assert recovered(on_redis) == 0
+
+        assert recovered(runtime) == 3
+        assert runtime.relay.publish_due(AUTHORIZATION) == 3
+        assert recovered(runtime) == 0
+
+        assert recovered(on_redis) == 3
+        assert on_redis.relay.publish_due(AUTHORIZATION) == 3
+
+
+def test_a_message_is_done_once_the_database_has_what_came_of_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answer = threading.Event(), threading.Event()
+
+    class Slow:
+        def authorize(self, *_: object) -> Answer:
+            asked.set()
+            assert answer.wait(20)
+            return Answer(Decision.ALLOWED, None, "access_list", millis=7)
+
+    vars(runtime)["authorizer"] = Slow()
+    (request_id,) = accept(runtime.database, now=just_now(), vault=runtime.vault)
+    runtime.relay.publish_due(AUTHORIZATION)
+    with working(runtime, monkeypatch):
+        assert asked.wait(20)
+        assert waiting(runtime) == 1
+        answer.set()
+        eventually(lambda: not waiting(runtime), "never done", 20)
+
+        assert the_request(runtime.database, request_id).decision == "allowed"
+
+
+def test_a_worker_that_ends_in_the_middle_leaves_its_messages_to_the_next(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(runtime.database, now=just_now(), vault=runtime.vault)
+    runtime.relay.publish_due(AUTHORIZATION)
+    with monkeypatch.context() as patch, capture_logs():
+        patch.setattr(jobs.consumer.Consumer, "run", lambda *_: (_ for _ in ()).throw(SystemExit()))
+        dying = KafkaWorker(runtime, AUTHORIZATION)
+        with pytest.raises(SystemExit):
+            dying.work()
+
+    with working(runtime, monkeypatch):
+        eventually(lambda: settled(runtime) and not waiting(runtime), "not worked on", 20)
+
+
+def test_a_poison_message_is_refused_with_one_line_and_passed_by(
+    runtime: Runtime, kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = Producer({"bootstrap.servers": kafka.address})
+    of_another = {"specversion": "1.0", "id": f"callbacks-{'0' * 32}-1", "source": "/chargeapp"}
+    poison = [
+        b"\x80\x04pickle",
+        b"[" * 3000,
+        b"x" * 5000,
+        b"{}",
+        json.dumps({**of_another, "type": "chargeapp.command.callbacks", "data": {"row": 1, "seq": 1}}).encode(),
+        json.dumps({**of_another, "type": "chargeapp.command.authorization", "data": {"row": "1"}}).encode(),
+    ]
+    for each in poison:
+        producer.produce(TOPIC, each, "key")
+    producer.flush(10)
+    accept(runtime.database, now=just_now(), vault=runtime.vault)
+
+    with capture_logs() as lines, working(runtime, monkeypatch):
+        runtime.relay.publish_due(AUTHORIZATION)
+        eventually(lambda: settled(runtime) and not waiting(runtime), "not passed by", 20)
+
+    refused = [each for each in lines if each["event"] == "Message refused"]
+    assert len(refused) == len(poison)
+    assert all(TOKEN not in str(each) for each in lines)
+
+
+def test_a_row_whose_message_never_comes_is_taken_by_an_idle_worker(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(runtime.database, now=just_now(), vault=runtime.vault)
+    with runtime.database.writing() as session:
+        outbox.claim_due(session, Requests, job_id="authorization-gone", limit=1, now=utcnow())
+
+    with working(runtime, monkeypatch):
+        eventually(lambda: settled(runtime), "left lying", 20)
+
+
+def test_what_a_job_has_to_try_again_later_the_relay_publishes_in_time(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under RQ the row would stay leased for a grace, because the job itself comes back for it."""
+
+    class Failing:
+        def authorize(self, *_: object) -> Answer:
+            raise TemporaryFailure
+
+    vars(runtime)["authorizer"] = Failing()
+    monkeypatch.setattr(jobs.consumer, "HINDERED_PAUSE", seconds(3600))
+    accept(runtime.database, now=just_now(), vault=runtime.vault)
+    runtime.relay.publish_due(AUTHORIZATION)
+    with capture_logs(), working(runtime, monkeypatch):
+        eventually(lambda: not waiting(runtime) and only_row(runtime.database, Requests).due_at > utcnow(), "", 20)
+
+    row = only_row(runtime.database, Requests)
+    assert (row.lease_until, row.job_id) == (None, None)
+
+
+def test_topics_are_made_at_the_start(runtime: Runtime, kafka: KafkaServer) -> None:
+    found = AdminClient({"bootstrap.servers": kafka.address}).list_topics(timeout=10).topics
+
+    assert {
+        name: len(each.partitions) for name, each in found.items() if name.startswith("chargeapp.")
+    } == dict.fromkeys([*map(topic_of, STAGES), EVENTS_TOPIC], 12)
