@@ -13,6 +13,7 @@ from datetime import timedelta
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
 from chargeapp.errors import TemporaryFailure
+from chargeapp.event_feed import EventFeed
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.services.authorization_decisions import decide_overdue
@@ -64,6 +65,11 @@ class Relay:
         self._wakeups = wakeups
         self._expiry_grace = timedelta(seconds=expiry_grace_seconds)
         self._retention = retention
+        self._feed: EventFeed | None = None
+
+    def tell_others(self, feed: EventFeed) -> None:
+        """Publish delivery events, too."""
+        self._feed = feed
 
     def once(self) -> Pass:
         """Everything there is to do now, as cron calls it."""
@@ -76,11 +82,14 @@ class Relay:
         self._transport.enqueue_scheduled()
         for stage in STAGES:
             done.published[stage.queue] = self.publish_due(stage)
+        if self._feed:
+            self._feed.look()
         return done
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until `stopping`: at once when rung, else a look every quarter of a second."""
         recover_at = forget_at = 0.0
+        hindered_by = ""
         with self._wakeups.listen("relay") as bell:
             while not stopping():
                 try:
@@ -93,10 +102,15 @@ class Relay:
                     self._transport.enqueue_scheduled()
                     for stage in STAGES:
                         self.publish_due(stage, patient=True)
+                    if self._feed:
+                        self._feed.look()
                 except TemporaryFailure as error:
-                    log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
+                    if str(error) != hindered_by:
+                        log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
+                    hindered_by = str(error)
                     self._wait(bell, 1.0, stopping)
                 else:
+                    hindered_by = ""
                     self._wait(bell, TICK_SECONDS, stopping)
 
     def publish_due(self, stage: Stage, *, patient: bool = False) -> int:

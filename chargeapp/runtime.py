@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from redis import Redis
 
@@ -10,6 +10,7 @@ from chargeapp import failpoints
 from chargeapp.config import Settings
 from chargeapp.domain.retry_policy import RetryPolicy
 from chargeapp.errors import DatabaseUnavailable, MisconfiguredError, RequestRefused
+from chargeapp.event_feed import EventFeed
 from chargeapp.outbound.access_list import AccessList
 from chargeapp.outbound.authorization_service import AuthorizationService
 from chargeapp.outbound.callback_endpoint import CallbackEndpoint
@@ -32,6 +33,9 @@ from chargeapp.transport.broker import Transport
 from chargeapp.transport.embedded_redis import embedded_redis_url
 from chargeapp.transport.redis_client import connect
 from chargeapp.transport.rq_transport import RqTransport
+
+if TYPE_CHECKING:
+    from chargeapp.transport.kafka_transport import KafkaTransport
 
 # How much longer than a callback's own deadline it may take until its result is recorded.
 RECORDING_GRACE_SECONDS = 5.0
@@ -121,8 +125,10 @@ class Runtime:
 
     @cached_property
     def transport(self) -> Transport:
-        if not self.settings.uses_kafka:
-            return RqTransport(self.redis)
+        return self.kafka_transport if self.settings.uses_kafka else RqTransport(self.redis)
+
+    @cached_property
+    def kafka_transport(self) -> "KafkaTransport":
         client = self.kafka
         from chargeapp.transport.kafka_transport import KafkaTransport
 
@@ -131,7 +137,10 @@ class Runtime:
     @cached_property
     def relay(self) -> Relay:
         grace = self.settings.callback_timeout_seconds + RECORDING_GRACE_SECONDS
-        return Relay(self.database, self.transport, self.wakeups, grace, self.retention)
+        relay = Relay(self.database, self.transport, self.wakeups, grace, self.retention)
+        if self.settings.uses_kafka:
+            relay.tell_others(EventFeed(self.database, self.kafka_transport.publish_events))
+        return relay
 
     @cached_property
     def retention(self) -> Retention:

@@ -238,3 +238,13 @@ class Heartbeat(Base):
     process: Mapped[str] = mapped_column(primary_key=True)
     at: Mapped[datetime]
     note: Mapped[str] = mapped_column(default="")
+
+
+class EventFeed(Base):
+    """How far the events were published for other services, and until when one relay is at it."""
+
+    __tablename__ = "event_feeds"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    position: Mapped[int] = mapped_column(BigInteger)
+    held_until: Mapped[datetime | None]

@@ -2,12 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 
 from cloudevents.core.bindings.kafka import KafkaMessage, to_structured_event
 from cloudevents.core.v1.event import CloudEvent
 from marshmallow import EXCLUDE, RAISE, Schema, ValidationError, fields, validate
+from sqlalchemy import Row
 
 from chargeapp.pipeline import Stage
 from chargeapp.storage.outbox import Ticket
@@ -76,13 +76,23 @@ def unpack_command(stage: Stage, value: bytes | None) -> Command:
     return Command(Ticket(found["data"]["row"], found["data"]["seq"]), job_id)
 
 
-def pack_event(number: int, type_: str, at: datetime, station_id: str, data: dict[str, Any]) -> KafkaMessage:
+def pack_event(event: Row[Any]) -> KafkaMessage:
+    """What other services may know of a delivery: no driver token, not even masked, and no address."""
     attributes = {
-        "id": str(number),
+        "id": f"{event.request_id}.{event.id}",
         "source": SOURCE,
-        "type": f"chargeapp.event.{type_}",
-        "time": at,
+        "type": f"chargeapp.event.{event.type}",
+        "subject": event.request_id,
+        "time": event.at,
         "datacontenttype": "application/json",
-        "partitionkey": station_id,
+        "partitionkey": event.station_id,
+    }
+    data = {
+        "requestId": event.request_id,
+        "stationId": event.station_id,
+        "decision": event.decision,
+        "reason": event.details.get("reason"),
+        "round": event.details.get("round", 1),
+        "terminal": event.terminal,
     }
     return to_structured_event(CloudEvent(attributes, data))

@@ -10,13 +10,15 @@ from typing import Any
 from cloudevents.core.bindings.kafka import KafkaMessage
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from sqlalchemy import Row
 
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.broker import BrokerUnavailable, Jobs
-from chargeapp.transport.cloud_events import pack_command, unpack_command
+from chargeapp.transport.cloud_events import pack_command, pack_event, unpack_command
 from chargeapp.transport.kafka_client import (
     ANSWER_SECONDS,
+    EVENTS_TOPIC,
     answer,
     group_of,
     make_topics,
@@ -55,9 +57,13 @@ class KafkaTransport:
     def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str, stations: Mapping[int, str]) -> None:
         """One message for each ticket; returns when every copy that the broker wants is made."""
         messages = [pack_command(stage, each, job_id, stations.get(each.row_id, "")) for each in tickets]
-        self.send(topic_of(stage), messages)
+        self._send(topic_of(stage), messages)
 
-    def send(self, topic: str, messages: Iterable[KafkaMessage]) -> None:
+    def publish_events(self, events: Sequence[Row[Any]]) -> None:
+        """For other services."""
+        self._send(EVENTS_TOPIC, map(pack_event, events))
+
+    def _send(self, topic: str, messages: Iterable[KafkaMessage]) -> None:
         """In this order, for each key."""
         failed: list[str] = []
 
