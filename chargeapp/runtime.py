@@ -127,6 +127,10 @@ class Runtime:
     def transport(self) -> Transport:
         return self.kafka_transport if self.settings.uses_kafka else RqTransport(self.redis)
 
+    def close_transport(self) -> None:
+        if "kafka_transport" in vars(self):
+            self.kafka_transport.close()
+
     @cached_property
     def kafka_transport(self) -> "KafkaTransport":
         client = self.kafka

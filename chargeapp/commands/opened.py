@@ -39,6 +39,7 @@ def closing_runtime(settings: "Settings") -> Iterator["Runtime"]:
         used = vars(runtime)
         if "database" in used:
             runtime.database.close()
+        runtime.close_transport()
         for name in ("redis", "redis_probe"):
             if name in used:
                 used[name].close()

@@ -110,6 +110,7 @@ def run_relay(runtime: "Runtime") -> None:
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
     runtime.relay.run(stop.is_set)
+    runtime.close_transport()
 
 
 def in_words(done: "Pass") -> str:

@@ -1,11 +1,10 @@
 """Who connects to Kafka, and the names used there: a topic and a group of consumers for each stage."""
 
 from collections.abc import Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from chargeapp.config import Settings
@@ -47,13 +46,6 @@ def group_of(stage: Stage) -> str:
     return f"chargeapp.{stage.queue}"
 
 
-def partitions_of(admin: AdminClient, topic: str) -> list[TopicPartition]:
-    """Empty if there is no such topic."""
-    with unavailable():
-        found = admin.list_topics(topic, timeout=ANSWER_SECONDS).topics[topic]
-    return [TopicPartition(topic, number) for number in sorted(found.partitions)]
-
-
 def make_topics(admin: AdminClient) -> None:
     """Those that are missing, copied as often as the broker does by default."""
     wanted = [*map(topic_of, STAGES), EVENTS_TOPIC]
@@ -64,7 +56,7 @@ def make_topics(admin: AdminClient) -> None:
             return
         for made in admin.create_topics(missing, request_timeout=ANSWER_SECONDS).values():
             try:
-                answer(made)
+                made.result(2 * ANSWER_SECONDS)
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
@@ -73,10 +65,6 @@ def make_topics(admin: AdminClient) -> None:
 def prepare(client: dict[str, Any]) -> None:
     """What a new cluster lacks; raises BrokerUnavailable."""
     make_topics(AdminClient(client))
-
-
-def answer(future: "Future[Any]") -> Any:
-    return future.result(2 * ANSWER_SECONDS)
 
 
 @contextmanager

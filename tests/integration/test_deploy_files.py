@@ -183,6 +183,7 @@ def test_probes_ask_routes_that_exist() -> None:
     [
         ("postgres", {"psycopg", "psycopg-binary"}),
         ("dashboard", {"rq-dashboard", "six", "arrow", "redis-sentinel-url"}),
+        ("kafka", {"confluent-kafka", "cloudevents", "deprecation"}),
     ],
 )
 def test_an_extra_is_locked_as_it_is_tested(extra: str, names: set[str]) -> None:

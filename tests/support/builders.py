@@ -82,6 +82,7 @@ def new_runtime(directory: Path, **settings: Any) -> Iterator[Runtime]:
 
 def close_runtime(runtime: Runtime) -> None:
     used = vars(runtime)
+    runtime.close_transport()
     for name in ("database", "redis"):
         if name in used:
             used[name].close()

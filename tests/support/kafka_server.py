@@ -1,12 +1,10 @@
 """A real Kafka of its published jars: one broker that is its own controller, on free ports of loopback."""
 
-import base64
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
-import uuid
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ POM = Path(__file__).parent / "kafka" / "pom.xml"
 RESOLVE_SECONDS = 300
 START_SECONDS = 60.0
 JAVA = ["java", "-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
+CLUSTER = "AAAAAAAAQACAAAAAAAAAAQ"
 LOGGING = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
 
@@ -88,8 +87,7 @@ class KafkaServer:
             self._process = None
 
     def _format(self) -> None:
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        made = self._spawn("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(self._settings))
+        made = self._spawn("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(self._settings))
         assert made.wait(START_SECONDS) == 0, self._log()
 
     def _spawn(self, *words: str) -> "subprocess.Popen[bytes]":

@@ -33,6 +33,7 @@ LOCKS = {
     "requirements-dev.lock": 20,
     "requirements-dashboard.lock": 1,
     "requirements-postgres.lock": 1,
+    "requirements-kafka.lock": 1,
     "scripts/benching/peers.lock": 20,
 }
 
