@@ -9,7 +9,8 @@ signed HTTP callback. Every step is one database transaction that ends with a ro
     jobs.delivery_events   writes the event, ends the request or schedules another round
 
 `relay.py` moves due rows of each outbox into the queue of the same stage, and finds again whatever was lost on the
-way. `pipeline.py` is the map of the stages. The database holds the truth; Redis or Kafka holds the next few seconds of work.
+way. `pipeline.py` is the map of the stages. The database holds the truth; Redis or Kafka holds the next few seconds of
+work.
 """
 
 __version__ = "0.1.0"

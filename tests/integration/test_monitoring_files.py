@@ -18,6 +18,7 @@ from support.prometheus import Programs
 
 from chargeapp.clock import utcnow
 from chargeapp.storage import heartbeats
+from chargeapp.web import metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMETHEUS = ROOT / "deploy" / "prometheus"
@@ -32,7 +33,10 @@ COLUMNS = 24
 @pytest.fixture(scope="module")
 def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """/metrics as Prometheus gets it, where each part of chargeapp has run."""
-    with new_runtime(tmp_path_factory.mktemp("exposed")) as runtime:
+    with new_runtime(tmp_path_factory.mktemp("exposed")) as runtime, pytest.MonkeyPatch.context() as patch:
+        # As where Kafka carries the jobs, and Redis counts for rate limits.
+        patch.setattr(metrics, "servers_up", lambda _: {"redis": True, "kafka": True})
+        patch.setattr(metrics, "_lag", lambda *_: {"callbacks": 7})
         accept(runtime.database, now=just_now())
         decide(runtime.database, now=utcnow())
         attempt(runtime.database, now=utcnow())
