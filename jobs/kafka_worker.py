@@ -3,7 +3,6 @@
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -17,6 +16,7 @@ from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.cloud_events import Command
 from chargeapp.transport.kafka_client import prepare
+from chargeapp.transport.kafka_look import new_run_id
 from chargeapp.transport.kafka_subscription import Offsets, Subscription
 from jobs.stage_jobs import StageJobs
 
@@ -114,8 +114,3 @@ def tickets(commands: Sequence[Command]) -> list[Ticket]:
     for each in commands:
         newest[each.ticket.row_id] = max(each.ticket.seq, newest.get(each.ticket.row_id, 0))
     return [Ticket(row_id, seq) for row_id, seq in newest.items()]
-
-
-def new_run_id(stage: Stage) -> str:
-    """Of a job that no message names."""
-    return f"{stage.queue}-run-{uuid.uuid4().hex}"

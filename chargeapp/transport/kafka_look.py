@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -115,3 +116,12 @@ def _offsets(positions: Iterable[TopicPartition]) -> dict[int, int]:
 def _begin(committed: int, first: int, end: int) -> int:
     """Where a worker would go on: in a topic that was made anew, at the beginning."""
     return committed if first <= committed <= end else first
+
+
+def new_run_id(stage: Stage) -> str:
+    """Of a job that a worker begins; no message has it."""
+    return f"{stage.queue}-run-{uuid.uuid4().hex}"
+
+
+def is_run(job_id: str) -> bool:
+    return "-run-" in job_id

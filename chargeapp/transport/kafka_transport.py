@@ -19,7 +19,7 @@ from chargeapp.transport.kafka_client import (
     topic_of,
     unavailable,
 )
-from chargeapp.transport.kafka_look import KafkaLook
+from chargeapp.transport.kafka_look import KafkaLook, is_run
 
 ROWS_AT_ONCE = 64
 # Rows beyond these wait in the database. Jobs that are at work take them from there in any case.
@@ -123,7 +123,3 @@ class KafkaTransport:
         if producer is not None:
             producer.purge()
         self._topics_made = False
-
-
-def is_run(job_id: str) -> bool:
-    return "-run-" in job_id

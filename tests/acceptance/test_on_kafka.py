@@ -1,5 +1,6 @@
 """The whole pipeline with a real Kafka as its broker, and no Redis anywhere."""
 
+import json
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import requests
+from confluent_kafka import Consumer, TopicPartition
 from deployment import STATION, Deployment, children_of, stop
 from servers import Answer, Receiver
 from sqlalchemy import func, select
@@ -17,6 +19,7 @@ from support.postgres_server import PostgresServer
 
 from chargeapp.pipeline import STAGES
 from chargeapp.storage.models import EventRecord, SessionRequest
+from chargeapp.transport.kafka_client import EVENTS_TOPIC
 
 REQUESTS = 300
 RECOVERED_SECONDS = 100.0  # a lease and its recovery
@@ -102,8 +105,31 @@ def test_kills_a_restart_of_the_broker_and_a_rebalance_lose_nothing(
     assert accepted <= set(receiver.by_request(path))
     assert terminal_events(apart) == dict.fromkeys(accepted, 1)
     apart.until(lambda: not waiting(apart), lambda: f"messages are left: {waiting(apart)}")
+    apart.until(lambda: accepted <= told_to_others(kafka), "other services did not hear of every end")
     assert [stop(process) for process in programs.values()] == [0] * len(programs)
     assert "Traceback" not in apart.output()
+
+
+def told_to_others(kafka: KafkaServer) -> set[str]:
+    """The requests of whose end there is an event; nothing there tells of a driver."""
+    settings = {"bootstrap.servers": kafka.address, "group.id": "another service", "enable.partition.eof": True}
+    reader = Consumer({**settings, "enable.auto.commit": False, "log_level": 0})
+    partitions = reader.list_topics(EVENTS_TOPIC, timeout=10).topics[EVENTS_TOPIC].partitions
+    reader.assign([TopicPartition(EVENTS_TOPIC, number, 0) for number in partitions])
+    ended: set[str] = set()
+    ends = 0
+    while ends < len(partitions):
+        for each in reader.consume(500, 0.1):
+            if each.error() is not None:
+                ends += 1
+                continue
+            value = each.value() or b""
+            assert b"driver" not in value
+            event = json.loads(value)
+            if event["data"]["terminal"]:
+                ended.add(event["subject"])
+    reader.close()
+    return ended
 
 
 def waiting(deployment: Deployment) -> int:

@@ -1,6 +1,7 @@
 """The relay and workers on a real Kafka: what they publish, hold back, find lost, and when they have done it."""
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,16 +25,20 @@ from support.builders import (
     seconds,
     the_request,
 )
-from support.kafka_server import KafkaServer
+from support.callers import open_api
+from support.kafka_server import PASSWORD, USER, KafkaServer
 from support.ports import free_port
 from support.redis_server import RedisServer
 
 import jobs.consumer
 from chargeapp import relay as relay_module
 from chargeapp.clock import utcnow
+from chargeapp.commands.checks.kafka import check_kafka
+from chargeapp.commands.overview import look
+from chargeapp.config import Settings
 from chargeapp.domain.authorization import Answer
 from chargeapp.domain.charging_session import Decision
-from chargeapp.errors import TemporaryFailure
+from chargeapp.errors import MisconfiguredError, TemporaryFailure
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.relay import Pass
 from chargeapp.runtime import Runtime
@@ -78,7 +83,12 @@ def reader_of(kafka: KafkaServer) -> Consumer:
 
 @contextmanager
 def on_kafka(directory: Path, kafka: KafkaServer, **settings: Any) -> Iterator[Runtime]:
-    given = {"broker": "kafka", "kafka_bootstrap_servers": (kafka.address,), "queue_consumer_threads": 4}
+    given = {
+        "broker": "kafka",
+        "kafka_bootstrap_servers": (kafka.address,),
+        "queue_consumer_threads": 4,
+        "redis_url": None,
+    }
     with new_runtime(directory, **given, **settings) as runtime:
         yield runtime
 
@@ -358,6 +368,65 @@ def test_what_a_job_has_to_try_again_later_the_relay_publishes_in_time(
 
     row = only_row(runtime.database, Requests)
     assert (row.lease_until, row.job_id) == (None, None)
+
+
+def test_a_password_over_tls_lets_in_and_a_wrong_one_does_not(tmp_path: Path, kafka: KafkaServer) -> None:
+    given = {
+        "broker": "kafka",
+        "kafka_bootstrap_servers": (kafka.address_with_login,),
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_ssl_ca_location": str(kafka.authority.certificate),
+        "kafka_sasl_mechanism": "PLAIN",
+        "kafka_sasl_username": USER,
+    }
+    with new_runtime(tmp_path, **given, kafka_sasl_password=PASSWORD) as runtime:
+        eventually(lambda: answers(runtime), "not let in", 30)
+    with new_runtime(tmp_path, **given, kafka_sasl_password="another") as runtime:
+        with pytest.raises(BrokerUnavailable):
+            runtime.transport.ping()
+        assert "another" not in repr(runtime.settings)
+
+
+def test_health_metrics_the_page_of_queues_and_the_doctor_tell_of_kafka(runtime: Runtime) -> None:
+    accept(runtime.database, 3, now=just_now())
+    runtime.relay.publish_due(AUTHORIZATION)
+    api = open_api(runtime)
+
+    health = api.get("/health").get_json()["components"]
+    assert (health["kafka"]["status"], "redis" in health) == ("UP", False)
+    figures = api.get("/metrics?format=prometheus").get_data(as_text=True)
+    assert "chargeapp_kafka_up 1.0" in figures
+    assert 'chargeapp_kafka_lag{queue="authorization"} 3.0' in figures
+    assert "redis" not in figures
+    assert '<th scope="col">Messages waiting</th>' in (page := api.get("/queues").get_data(as_text=True))
+    assert "<td>3</td>" in page
+    (servers,) = runtime.settings.kafka_bootstrap_servers
+    (finding,) = check_kafka(runtime)
+    assert re.fullmatch(rf"{re.escape(servers)} answers; [0-9]+ messages wait", finding.found)
+    (part,) = [each for each in look(runtime).parts if each.name == "kafka"]
+    assert part.found.startswith("answers; messages waiting: authorization 3, callbacks ")
+
+
+def test_without_kafka_everything_says_so(tmp_path: Path) -> None:
+    nobody = f"127.0.0.1:{free_port()}"
+    with new_runtime(tmp_path, broker="kafka", redis_url=None, kafka_bootstrap_servers=(nobody,)) as runtime:
+        api = open_api(runtime)
+
+        health = api.get("/health").get_json()
+        assert (health["status"], health["components"]["kafka"]["status"]) == ("DEGRADED", "DOWN")
+        figures = api.get("/metrics?format=prometheus").get_data(as_text=True)
+        assert "chargeapp_kafka_up 0.0" in figures
+        assert "kafka_lag" not in figures
+        assert "Kafka does not answer." in api.get("/queues").get_data(as_text=True)
+        (finding,) = check_kafka(runtime)
+        assert finding.status == "fail"
+        (part,) = [each for each in look(runtime).parts if each.name == "kafka"]
+        assert part.health == "degraded"
+
+
+def test_kafka_without_an_address_does_not_start(tmp_path: Path) -> None:
+    with pytest.raises(MisconfiguredError, match="KAFKA_BOOTSTRAP_SERVERS: needed"):
+        Runtime(Settings(chargeapp_data_dir=tmp_path, broker="kafka")).verify()
 
 
 def test_topics_are_made_at_the_start(runtime: Runtime, kafka: KafkaServer) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.builders import eventually
+from support.certificates import Authority
 from support.ports import free_port
 
 POM = Path(__file__).parent / "kafka" / "pom.xml"
@@ -18,6 +19,8 @@ RESOLVE_SECONDS = 300
 START_SECONDS = 60.0
 JAVA = ["java", "-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 CLUSTER = "AAAAAAAAQACAAAAAAAAAAQ"
+USER, PASSWORD = "chargeapp", "password-of-the-tests"
+LOGIN_MODULE = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
 LOGGING = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
 
 
@@ -46,22 +49,31 @@ def _runs(command: list[str | Path]) -> bool:
 class KafkaServer:
     """A context manager; may be stopped and started again in between, and keeps what it has."""
 
-    def __init__(self, class_path: str, *lines: str) -> None:
+    def __init__(self, class_path: str) -> None:
         self._class_path = class_path
         self.directory = Path(tempfile.mkdtemp(prefix="kafka-"))
-        self.port, self._controller_port = free_port(), free_port()
+        self.port = free_port()
         self.address = f"127.0.0.1:{self.port}"
+        self.address_with_login = f"127.0.0.1:{free_port()}"
+        self.authority = Authority(self.directory)
         self._process: subprocess.Popen[bytes] | None = None
         self._settings = self.directory / "server.properties"
-        self._write_settings(lines)
+        self._write_settings(f"127.0.0.1:{free_port()}")
 
-    def _write_settings(self, lines: tuple[str, ...]) -> None:
+    def _write_settings(self, controller: str) -> None:
+        certificate, key = self.authority.issue()
+        (self.directory / "both.pem").write_text(key.read_text() + certificate.read_text())
         settings = {
             "process.roles": "broker,controller",
             "node.id": "1",
-            "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"PLAINTEXT://{self.address},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "controller.quorum.voters": f"1@{controller}",
+            "listeners": f"PLAINTEXT://{self.address},SASL_SSL://{self.address_with_login},CONTROLLER://{controller}",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
+            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.sasl_ssl.plain.sasl.jaas.config": LOGIN_MODULE,
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.location": str(self.directory / "both.pem"),
             "log.dirs": str(self.directory / "data"),
             "auto.create.topics.enable": "false",
             # One broker can hold one copy, and nobody else will come into a group while it begins.
@@ -73,7 +85,7 @@ class KafkaServer:
             # Small machines have little memory.
             "log.cleaner.dedupe.buffer.size": str(2 * 1024 * 1024),
         }
-        self._settings.write_text("\n".join([*(f"{name}={value}" for name, value in settings.items()), *lines]))
+        self._settings.write_text("\n".join(f"{name}={value}" for name, value in settings.items()))
 
     def start(self) -> None:
         self._process = self._spawn("kafka.Kafka", str(self._settings))
