@@ -5,6 +5,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,14 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from structlog.testing import capture_logs
 from support.builders import (
+    FAILED,
+    POLICY,
     STATION,
     TOKEN,
+    Callbacks,
     Requests,
     accept,
+    decide,
     eventually,
     just_now,
     new_runtime,
@@ -37,9 +42,10 @@ from chargeapp.commands.checks.kafka import check_kafka
 from chargeapp.commands.overview import look
 from chargeapp.config import Settings
 from chargeapp.domain.authorization import Answer
+from chargeapp.domain.callback import Reply
 from chargeapp.domain.charging_session import Decision
-from chargeapp.errors import MisconfiguredError, TemporaryFailure
-from chargeapp.pipeline import AUTHORIZATION, STAGES
+from chargeapp.errors import MisconfiguredError
+from chargeapp.pipeline import AUTHORIZATION, CALLBACKS, STAGES, Stage
 from chargeapp.relay import Pass
 from chargeapp.runtime import Runtime
 from chargeapp.storage import outbox
@@ -61,18 +67,19 @@ def runtime(tmp_path: Path, kafka: KafkaServer) -> Iterator[Runtime]:
 
 def forget_messages(kafka: KafkaServer) -> None:
     """What other tests left is done."""
-    reader = reader_of(kafka)
-    partitions = [TopicPartition(TOPIC, each) for each in range(12)]
-    ends = [TopicPartition(TOPIC, each.partition, reader.get_watermark_offsets(each)[1]) for each in partitions]
-    reader.commit(offsets=ends, asynchronous=False)
-    reader.close()
+    for stage in STAGES:
+        reader = reader_of(kafka, stage)
+        partitions = [TopicPartition(topic_of(stage), each) for each in range(12)]
+        ends = [(each.partition, reader.get_watermark_offsets(each)[1]) for each in partitions]
+        reader.commit(offsets=[TopicPartition(topic_of(stage), *each) for each in ends], asynchronous=False)
+        reader.close()
 
 
-def reader_of(kafka: KafkaServer) -> Consumer:
+def reader_of(kafka: KafkaServer, stage: Stage = AUTHORIZATION) -> Consumer:
     return Consumer(
         {
             "bootstrap.servers": kafka.address,
-            "group.id": group_of(AUTHORIZATION),
+            "group.id": group_of(stage),
             "enable.partition.eof": True,
             "enable.auto.commit": False,
             "auto.offset.reset": "earliest",
@@ -119,10 +126,10 @@ def messages(kafka: KafkaServer) -> list[Any]:
 
 
 @contextmanager
-def working(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaWorker]:
-    """A worker of the first stage in a thread."""
+def working(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, stage: Stage = AUTHORIZATION) -> Iterator[KafkaWorker]:
+    """A worker in a thread."""
     monkeypatch.setattr(jobs.consumer, "LINGER_SECONDS", 0.1)
-    worker = KafkaWorker(runtime, AUTHORIZATION)
+    worker = KafkaWorker(runtime, stage)
     thread = threading.Thread(target=worker.work)
     thread.start()
     try:
@@ -353,21 +360,23 @@ def test_a_row_whose_message_never_comes_is_taken_by_an_idle_worker(
 def test_what_a_job_has_to_try_again_later_the_relay_publishes_in_time(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Under RQ the row would stay leased for a grace, because the job itself comes back for it."""
+    """Under RQ the row stays leased for a grace, because the job itself comes back for it."""
 
-    class Failing:
-        def authorize(self, *_: object) -> Answer:
-            raise TemporaryFailure
+    class Refusing:
+        def send(self, *_: object) -> Reply:
+            return FAILED
 
-    vars(runtime)["authorizer"] = Failing()
-    monkeypatch.setattr(jobs.consumer, "HINDERED_PAUSE", seconds(3600))
+    vars(runtime).update(callback_endpoint=Refusing(), retry_policy=replace(POLICY, first_delay_seconds=300.0))
     accept(runtime.database, now=just_now(), vault=runtime.vault)
-    runtime.relay.publish_due(AUTHORIZATION)
-    with capture_logs(), working(runtime, monkeypatch):
-        eventually(lambda: not waiting(runtime) and only_row(runtime.database, Requests).due_at > utcnow(), "", 20)
+    decide(runtime.database, now=just_now())
+    runtime.relay.publish_due(CALLBACKS)
+    with working(runtime, monkeypatch, CALLBACKS):
+        eventually(lambda: only_row(runtime.database, Callbacks).job_id is None, "never left to the relay", 20)
+    row = only_row(runtime.database, Callbacks)
+    del vars(runtime)["callback_endpoint"]
 
-    row = only_row(runtime.database, Requests)
-    assert (row.lease_until, row.job_id) == (None, None)
+    assert (row.attempts, row.lease_until) == (1, None)
+    assert row.due_at > utcnow() + seconds(100)
 
 
 def test_a_password_over_tls_lets_in_and_a_wrong_one_does_not(tmp_path: Path, kafka: KafkaServer) -> None:
@@ -402,9 +411,9 @@ def test_health_metrics_the_page_of_queues_and_the_doctor_tell_of_kafka(runtime:
     assert "<td>3</td>" in page
     (servers,) = runtime.settings.kafka_bootstrap_servers
     (finding,) = check_kafka(runtime)
-    assert re.fullmatch(rf"{re.escape(servers)} answers; [0-9]+ messages wait", finding.found)
+    assert re.fullmatch(rf"{re.escape(servers)} answers; 3 messages wait", finding.found)
     (part,) = [each for each in look(runtime).parts if each.name == "kafka"]
-    assert part.found.startswith("answers; messages waiting: authorization 3, callbacks ")
+    assert part.found.startswith("answers; messages waiting: authorization 3, callbacks 0, ")
 
 
 def test_without_kafka_everything_says_so(tmp_path: Path) -> None:
