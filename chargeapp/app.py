@@ -45,6 +45,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     pages = console(runtime)
     add_pages(pages, runtime)
     app.register_blueprint(pages)
-    if is_installed():
+    if is_installed() and not runtime.settings.uses_kafka:
         app.register_blueprint(job_dashboard(runtime))
     return app

@@ -9,7 +9,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from chargeapp.logs import get_logger
 from chargeapp.runtime import Runtime
-from chargeapp.transport.rq_transport import BrokerUnavailable
+from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.web.auth import for_operators
 from chargeapp.web.console import HEADERS
 

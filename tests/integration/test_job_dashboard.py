@@ -65,7 +65,7 @@ class Planted:
 def runtime(tmp_path: Path, server: RedisServer) -> Iterator[Runtime]:
     server.client.flushall()
     with new_runtime(tmp_path, redis_url=server.url) as runtime:
-        runtime.transport.publish(STAGES[0], [], JOB)
+        runtime.transport.publish(STAGES[0], [], JOB, {})
         yield runtime
 
 

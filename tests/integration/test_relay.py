@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rq.job import Job
 from rq.serializers import JSONSerializer
+from structlog.testing import capture_logs
 from support.builders import (
     DELIVERED,
     Callbacks,
@@ -309,3 +310,21 @@ def test_delivery_events_are_published_too(runtime: Runtime) -> None:
     assert runtime.relay.once().published == {"authorization": 0, "callbacks": 0, "delivery-events": 1}
     assert only_row(runtime.database, Deliveries).job_id.startswith("delivery-events-")
     assert only_row(runtime.database, Callbacks).settled_at is not None
+
+
+def test_a_broker_that_is_away_is_told_once_and_not_with_every_try(
+    without_redis: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    def refuse() -> None:
+        tries.append(1)
+        raise BrokerUnavailable("Redis: away")
+
+    monkeypatch.setattr(without_redis.transport, "enqueue_scheduled", refuse)
+    with capture_logs() as lines, Running(without_redis):
+        for number in range(1, 4):
+            eventually(lambda number=number: len(tries) >= number)
+            without_redis.wakeups.ring("authorization")
+
+    assert [each["error"] for each in lines if each["event"] == "Relay cannot work just now"] == ["Redis: away"]
