@@ -248,3 +248,9 @@ def test_nothing_is_asked_of_redis_where_nothing_is_limited(tmp_path: Path, redi
         assert isinstance(runtime, Runtime)
 
         assert redis.client.keys("*") == []
+
+
+def test_where_kafka_carries_the_jobs_and_there_is_no_redis_each_process_counts_for_itself(tmp_path: Path) -> None:
+    kafka = {"broker": "kafka", "kafka_bootstrap_servers": ("nobody.example:9092",), "redis_url": None}
+    with api_of(tmp_path, rate_limit="3/hour", **kafka) as (_, api):
+        assert codes(api, 4, "/login") == [200, 200, 200, 429]
