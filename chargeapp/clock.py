@@ -74,7 +74,7 @@ def seconds_behind() -> float:
 def keep_steady(note: Path) -> None:
     """Once for each process. All with the same `note` agree, and so does one that starts after a jump."""
     global _course, _note  # noqa: PLW0603 - one process, one time
-    if not BOOT_ID.exists():
+    if not BOOT_ID.is_file():
         return
     _note = note
     _course = _noted()
