@@ -143,22 +143,24 @@ def redeliver(
         raise click.UsageError("--station and --since go with --state.")
     if state and dry_run == yes:
         raise click.UsageError("Give --dry-run to see how many there are, then --yes to send them.")
-    from chargeapp.commands.request_redelivery import Redelivery
+    from chargeapp.commands.request_redelivery import redeliver_matching, redeliver_named
+    from chargeapp.request_search import Search
 
     with opened_runtime() as runtime:
-        redelivery = Redelivery(runtime, dry_run=dry_run)
         if state:
-            redelivery.send_all(state, station, since)
+            search = Search(state=state, station=station, since=since)
+            counts = redeliver_matching(runtime, search, dry_run=dry_run)
         else:
-            redelivery.send(list(dict.fromkeys(request_ids)))
+            counts = redeliver_named(runtime, list(dict.fromkeys(request_ids)), dry_run=dry_run)
+    sent = counts.pop(None, 0)
     if as_json:
-        click.echo(json.dumps({"sent": redelivery.sent, "refused": dict(redelivery.refused), "dryRun": dry_run}))
+        click.echo(json.dumps({"sent": sent, "refused": counts, "dryRun": dry_run}))
     else:
-        for reason, count in redelivery.refused.items():
+        for reason, count in counts.items():
             click.echo(f"{count:,} refused: {reason}", err=True)
-        click.echo(f"{redelivery.sent:,} {'would be ' if dry_run else ''}sent again.")
-    if redelivery.refused and not dry_run:
-        raise NotSentAgainError(f"{redelivery.refused.total():,} were not sent again.")
+        click.echo(f"{sent:,} {'would be ' if dry_run else ''}sent again.")
+    if counts and not dry_run:
+        raise NotSentAgainError(f"{counts.total():,} were not sent again.")
 
 
 requests.add_command(tail)

@@ -107,8 +107,9 @@ class RedeliveredSchema(FailedSchema):
 
     sent = fields.Integer(load_default=0, validate=validate.Range(0))
     under_way = fields.Integer(load_default=0, validate=validate.Range(0))
+    delivered = fields.Integer(load_default=0, validate=validate.Range(0))
     erased = fields.Integer(load_default=0, validate=validate.Range(0))
-    removed = fields.Integer(load_default=0, validate=validate.Range(0))
+    missing = fields.Integer(load_default=0, validate=validate.Range(0))
 
 
 class DeadLettersSchema(Form):

@@ -19,7 +19,7 @@ from cli_support import (
 )
 from sqlalchemy import select, update
 
-from chargeapp.commands import request_redelivery
+from chargeapp import bulk_redelivery
 from chargeapp.domain.callback import Outcome
 from chargeapp.runtime import Runtime
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, SessionRequest
@@ -158,7 +158,7 @@ def test_refusals_are_counted_with_their_reasons(app: Runtime) -> None:
 def test_all_in_a_state_are_sent_again_a_hundred_to_a_transaction(
     app: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(request_redelivery, "REQUESTS_PER_TRANSACTION", 2)
+    monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
     failed = {end(app, Outcome.FINAL, at=ago(minutes=minutes)) for minutes in range(5)}
     end(app, Outcome.DELIVERED)
 
@@ -180,7 +180,7 @@ def test_bulk_redelivery_can_be_narrowed_to_station_and_time(app: Runtime) -> No
 
 
 def test_a_dry_run_counts_the_same_and_changes_nothing(app: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request_redelivery, "REQUESTS_PER_TRANSACTION", 2)
+    monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
     ids = [end(app, Outcome.FINAL, at=ago(minutes=minutes)) for minutes in range(4)]
     erase_token(app, ids[0])
 

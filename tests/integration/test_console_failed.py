@@ -11,6 +11,7 @@ from structlog.testing import capture_logs
 from support.builders import STATION, Callbacks, accept, attempt, change, decide, end, facts, rows, seconds
 from support.console import Visitor, words
 
+from chargeapp import bulk_redelivery
 from chargeapp.clock import utcnow
 from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.domain.charging_session import Event, Reason
@@ -20,7 +21,7 @@ from chargeapp.services import failed_requests
 from chargeapp.services.failed_requests import LOOKED_AT
 from chargeapp.services.redeliveries import Obstacle, redeliver_all
 from chargeapp.storage.models import SessionRequest
-from chargeapp.web import bulk_redelivery
+from chargeapp.web import failed_redelivery
 
 ELSEWHERE = "00000000-0000-4000-8000-000000000000"
 GONE = Reply(Outcome.FINAL, 5, 410, "answered 410", Reason.GONE)
@@ -224,13 +225,13 @@ def test_many_are_sent_in_several_goes_that_leave_none_out(
     visitor: Visitor, monkeypatch: pytest.MonkeyPatch, limit: str, value: int
 ) -> None:
     monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
-    monkeypatch.setattr(bulk_redelivery, limit, value)
+    monkeypatch.setattr(failed_redelivery, limit, value)
     ids = ended(visitor.runtime, number=5)
 
-    page = visitor.follow(visitor.post("/failed/redelivery", which="all", reason="gone"))
+    page = visitor.follow(visitor.post("/failed/redelivery", which="all", station=STATION))
     goes = 1
     while "Send the next ones again" in page:
-        fields = dict(re.findall(r'name="(reason|which|before)" value="([^"]*)"', page))
+        fields = dict(re.findall(r'name="(station|which|before)" value="([^"]*)"', page))
         page = visitor.follow(visitor.post("/failed/redelivery", **fields))
         goes += 1
 
@@ -238,11 +239,26 @@ def test_many_are_sent_in_several_goes_that_leave_none_out(
     assert [redelivered(visitor.runtime, each) for each in ids] == [1] * 5
 
 
-def test_a_dry_run_that_found_none_in_time_can_be_gone_on_from(
-    visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("reason", ["", "gone"])
+def test_a_dry_run_of_many_counts_what_one_click_sends(
+    visitor: Visitor, monkeypatch: pytest.MonkeyPatch, reason: str
 ) -> None:
-    monkeypatch.setattr(bulk_redelivery, "REQUESTS_PER_TRANSACTION", 2)
-    monkeypatch.setattr(bulk_redelivery, "SECONDS_AT_ONCE", 0)
+    monkeypatch.setattr(failed_redelivery, "MOST_AT_ONCE", 3)
+    monkeypatch.setattr(failed_requests, "LOOKED_AT", 3)
+    ended(visitor.runtime, GONE, 3, now=utcnow() - HOUR)
+    erase_token(visitor.runtime, ended(visitor.runtime, GONE)[0])
+
+    question = words(visitor.get(f"/failed/redelivery?which=all&reason={reason}").text)
+    answer = words(visitor.follow(visitor.post("/failed/redelivery", which="all", reason=reason)))
+
+    assert "Send 2 callbacks again?" in question
+    assert "1 cannot be sent" in question
+    assert "There may be more. These are sent first" in question
+    assert "2 callbacks are sent again" in answer
+    assert "1 could not be sent" in answer
+
+
+def test_a_dry_run_that_found_none_can_be_gone_on_from(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failed_requests, "LOOKED_AT", 2)
     ended(visitor.runtime, BLOCKED, now=utcnow() - HOUR)
     ended(visitor.runtime, GONE, 2)
@@ -253,6 +269,22 @@ def test_a_dry_run_that_found_none_in_time_can_be_gone_on_from(
     assert "Send 0 callbacks again?" in page
     assert on
     assert "Send 1 callback again?" in visitor.get(on[1].replace("&amp;", "&")).text
+
+
+def test_what_was_delivered_since_the_page_was_made_is_left_alone(visitor: Visitor) -> None:
+    ids = ended(visitor.runtime, GONE, 2)
+    visitor.post("/failed/redelivery", which="selected", id=ids[0])
+    attempt(visitor.runtime.database, DELIVERED, now=utcnow())
+    end(visitor.runtime.database, now=utcnow())
+
+    query = "&".join(f"id={each}" for each in ids)
+    question = words(visitor.get(f"/failed/redelivery?which=selected&{query}").text)
+    answer = words(visitor.follow(visitor.post("/failed/redelivery", which="selected", id=ids)))
+
+    assert "1 were delivered meanwhile" in question
+    assert "1 callback is sent again" in answer
+    assert "1 had been delivered meanwhile" in answer
+    assert [redelivered(visitor.runtime, each) for each in ids] == [1, 1]
 
 
 def test_a_redelivery_is_one_line_in_the_log_with_the_name_of_the_key(visitor: Visitor) -> None:
@@ -294,7 +326,7 @@ def test_what_was_sent_before_the_database_failed_is_told_noted_and_gone_on_from
 
 def test_what_was_removed_meanwhile_is_counted_too(visitor: Visitor, monkeypatch: pytest.MonkeyPatch) -> None:
     (request_id,) = ended(visitor.runtime)
-    monkeypatch.setattr(bulk_redelivery, "redeliver_all", lambda *_: {request_id: Obstacle.REMOVED})
+    monkeypatch.setattr(bulk_redelivery, "redeliver_all", lambda *_, **__: {request_id: Obstacle.MISSING})
 
     page = words(visitor.follow(visitor.post("/failed/redelivery", which="all")))
 
@@ -315,9 +347,9 @@ def failing_after(number: int) -> Callable[..., Any]:
     """Sends again so many times; then the database commits no more."""
     goes = iter(range(number))
 
-    def work(*given: Any) -> Any:
+    def work(*given: Any, **named: Any) -> Any:
         if next(goes, None) is None:
             raise DatabaseUnavailable
-        return redeliver_all(*given)
+        return redeliver_all(*given, **named)
 
     return work

@@ -143,6 +143,10 @@ def pages(runtime: Runtime) -> list[str]:
         f"/failed?station={STATION}",
         f"/failed?station={BUSY_STATION}&reason=blocked",
         f"/failed?station={STATION}&since={utcnow() - timedelta(hours=20):%Y-%m-%dT%H:%M}",
+        *(
+            f"/failed/redelivery?which=all{each}"
+            for each in ("", "&reason=gone", f"&station={STATION}", f"&station={BUSY_STATION}&reason=blocked")
+        ),
         LISTED,
         *(f"{LISTED}?{each}" for each in ("state=failed", f"stationId={STATION}&state=failed", f"stationId={STATION}")),
     ]
