@@ -17,8 +17,10 @@ from pathlib import Path
 
 log = logging.getLogger("chargeapp")
 
-# Less is an ordinary correction.
+# Less is an ordinary correction, which is followed at once.
 TOLERATED_SECONDS = 5.0
+# From so much on it is noted, so that several do not add up to a jump.
+NOTED_SECONDS = 1.0
 # A longer jump is followed at once: who just learned the date must not go by the wrong one for weeks.
 LONGEST_SECONDS = 7200.0
 # A call that is in time stays so: 30 seconds become 31.5, and the grace is 2.
@@ -40,11 +42,14 @@ class Course:
     def behind_at(self, uptime: float) -> float:
         return math.copysign(max(0.0, abs(self.behind) - CATCH_UP * (uptime - self.since)), self.behind)
 
+    def moved(self, offset: float) -> bool:
+        return abs(offset - self.offset) > NOTED_SECONDS
+
     def jumped(self, offset: float) -> bool:
         return abs(offset - self.offset) > TOLERATED_SECONDS
 
-    def after_jump(self, offset: float, uptime: float) -> "Course":
-        behind = self.behind_at(uptime) + offset - self.offset
+    def going_on(self, offset: float, uptime: float) -> "Course":
+        behind = self.behind_at(uptime) + (offset - self.offset if self.jumped(offset) else 0.0)
         return Course(self.boot, offset, behind if abs(behind) <= LONGEST_SECONDS else 0.0, uptime)
 
 
@@ -61,8 +66,8 @@ def utcnow() -> datetime:
     if course is None:
         return wall_clock()
     wall, uptime = time.time(), _uptime()
-    if course.jumped(wall - uptime):
-        course = _after_jump(course)
+    if course.moved(wall - uptime):
+        course = _after_move(course)
     return datetime.fromtimestamp(wall - course.behind_at(uptime), UTC)
 
 
@@ -90,15 +95,18 @@ def follow_wall_clock() -> None:
     _course = None
 
 
-def _after_jump(known: Course) -> Course:
+def _after_move(known: Course) -> Course:
     """As whoever noticed it first has noted it."""
     global _course  # noqa: PLW0603
     offset, uptime = _measured()
-    course = _noted() or known
-    if course.jumped(offset):
-        by = {"action": "clock_set", "seconds": round(offset - course.offset, 3)}
-        log.warning("The clock was set while the machine ran", extra=by)
-        course = course.after_jump(offset, uptime)
+    noted = _noted()
+    # An older one is left from a time when nothing could be written.
+    course = noted if noted is not None and noted.since >= known.since else known
+    if course.moved(offset):
+        if course.jumped(offset):
+            by = {"action": "clock_set", "seconds": round(offset - course.offset, 3)}
+            log.warning("The clock was set while the machine ran", extra=by)
+        course = course.going_on(offset, uptime)
         _write(course)
     _course = course
     return course
@@ -132,9 +140,12 @@ def _noted() -> Course | None:
 def _write(course: Course) -> None:
     """Of two who notice a jump at once either may be the last: they say the same. Who cannot write goes on alone."""
     draft = _note.with_name(f"{_note.name}.{os.getpid()}-{threading.get_ident()}")
-    with contextlib.suppress(OSError):
+    try:
         draft.write_text(json.dumps(asdict(course)))
         draft.replace(_note)
+    except OSError:
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def epoch_millis(moment: datetime) -> int:

@@ -138,7 +138,7 @@ class Relay:
                 self._transport.publish(stage, tickets, job_id, stations)
             except TemporaryFailure:
                 with self._database.writing(durable=False) as session:
-                    outbox.release(session, stage.outbox, tickets, now)
+                    outbox.give_back(session, stage.outbox, job_id)
                 raise
             failpoints.reach("relay.published")
             published += len(tickets)

@@ -168,6 +168,11 @@ def release(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticke
     statements(outbox).release.change_each(session, [{**held, "until": due_at} for held in _held(tickets)])
 
 
+def give_back(session: Session, outbox: type[OutboxRow], job_id: str) -> None:
+    """After a publication that failed, perhaps in part; what a worker has begun with all the same is left to it."""
+    statements(outbox).release_lost.rows(session, {"jobs": [job_id]})
+
+
 def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[str]) -> int:
     """Make the rows of jobs that vanished from the queue claimable again; a row already begun with is left alone."""
     found = statements(outbox).release_lost.rows(session, {"jobs": list(job_ids)})

@@ -1,6 +1,6 @@
 """Requests that arrive together share one transaction: one thread commits for all that wait meanwhile.
 
-Nobody is answered before the commit, and a lone request is committed at once.
+Nobody is answered before the commit. A lone request is committed at once, but for the first one after a crowd.
 """
 
 import threading

@@ -16,6 +16,7 @@ from support.builders import (
     Requests,
     accept,
     attempt,
+    change,
     decide,
     eventually,
     just_now,
@@ -29,10 +30,11 @@ from support.redis_server import RedisServer
 
 from chargeapp import relay as relay_module
 from chargeapp.clock import utcnow
-from chargeapp.pipeline import AUTHORIZATION, STAGES
+from chargeapp.pipeline import AUTHORIZATION, STAGES, Stage
 from chargeapp.relay import Pass, new_job_id
 from chargeapp.runtime import Runtime
-from chargeapp.storage import heartbeats
+from chargeapp.storage import heartbeats, outbox
+from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.rq_transport import JOBS_IN_QUEUE, ROWS_PER_JOB
 
@@ -119,6 +121,25 @@ def test_rows_that_cannot_be_published_are_released(
     row = only_row(runtime.database, Requests)
     assert (row.lease_until, row.job_id, row.settled_at) == (None, None, None)
     assert runtime.relay.publish_due(AUTHORIZATION) == 1
+
+
+def test_a_row_that_arrived_all_the_same_is_left_to_the_worker_that_began_with_it(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    accept(runtime.database)
+
+    def arrive_and_fail(stage: Stage, tickets: list[Ticket], *_: object) -> None:
+        change(runtime.database, lambda session: outbox.take(session, Requests, tickets, utcnow()))
+        raise BrokerUnavailable("The reply was lost")
+
+    monkeypatch.setattr(runtime.transport, "publish", arrive_and_fail)
+    with pytest.raises(BrokerUnavailable):
+        runtime.relay.publish_due(AUTHORIZATION)
+
+    row = only_row(runtime.database, Requests)
+    assert row.taken_at is not None
+    assert row.lease_until > utcnow()
+    assert runtime.relay.publish_due(AUTHORIZATION) == 0
 
 
 def test_a_row_that_another_claimed_between_the_look_and_the_claim_is_left_to_it(
