@@ -101,7 +101,7 @@ def _after_move(known: Course) -> Course:
     offset, uptime = _measured()
     noted = _noted()
     # An older one is left from a time when nothing could be written.
-    course = noted if noted is not None and noted.since >= known.since else known
+    course = noted if noted is not None and noted.since > known.since else known
     if course.moved(offset):
         if course.jumped(offset):
             by = {"action": "clock_set", "seconds": round(offset - course.offset, 3)}
