@@ -39,6 +39,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
     monkeypatch.setattr(clock, "BOOT_ID", tmp_path / "boot_id")
     clock.BOOT_ID.write_text("first\n")
     begin_process(tmp_path)
+    machine.wait(1)
     yield machine
     clock.follow_wall_clock()
 
