@@ -2,12 +2,14 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from chargeapp.config import Settings
+from chargeapp.errors import MisconfiguredError
 from chargeapp.pipeline import STAGES, Stage
 from chargeapp.transport.broker import BrokerUnavailable
 
@@ -18,7 +20,11 @@ ANSWER_SECONDS = 3.0
 
 
 def client_settings(settings: Settings) -> dict[str, Any]:
-    """For every client. Nothing is printed by the library: what goes wrong is told by who finds it out."""
+    """For every client; raises MisconfiguredError.
+
+    Nothing is printed by the library: what goes wrong is told by who finds it out.
+    """
+    check_login(settings)
     given = {
         "bootstrap.servers": ",".join(settings.kafka_bootstrap_servers),
         "security.protocol": settings.kafka_security_protocol,
@@ -35,7 +41,34 @@ def client_settings(settings: Settings) -> dict[str, Any]:
         # A topic that was made anew is seen within this time.
         "topic.metadata.refresh.interval.ms": 5_000,
     }
-    return {name: value for name, value in given.items() if value is not None} | quick
+    client = {name: value for name, value in given.items() if value is not None} | quick
+    try_out(client)
+    return client
+
+
+def check_login(settings: Settings) -> None:
+    protocol, authority = settings.kafka_security_protocol, settings.kafka_ssl_ca_location
+    login = {
+        "KAFKA_SASL_MECHANISM": settings.kafka_sasl_mechanism,
+        "KAFKA_SASL_USERNAME": settings.kafka_sasl_username,
+        "KAFKA_SASL_PASSWORD": settings.kafka_sasl_password,
+    }
+    for name, value in login.items():
+        if protocol.startswith("SASL_") and not value:
+            raise MisconfiguredError(f"{name}: needed with KAFKA_SECURITY_PROTOCOL={protocol}")
+        if value and not protocol.startswith("SASL_"):
+            raise MisconfiguredError(f"{name}: of no use with KAFKA_SECURITY_PROTOCOL={protocol}; set SASL_SSL")
+    if authority and not Path(authority).exists():
+        raise MisconfiguredError(f"KAFKA_SSL_CA_LOCATION: {authority} does not exist")
+
+
+def try_out(client: dict[str, Any]) -> None:
+    """Make a client that knows no broker, so connects to nothing; its threads have ended when this returns."""
+    try:
+        AdminClient({name: value for name, value in client.items() if name != "bootstrap.servers"})
+    except KafkaException as error:
+        names = "KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CA_LOCATION or KAFKA_SASL_*"
+        raise MisconfiguredError(f"{names}: {error.args[0].str()}") from error
 
 
 def topic_of(stage: Stage) -> str:

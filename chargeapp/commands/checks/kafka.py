@@ -13,7 +13,7 @@ def check_kafka(runtime: Runtime) -> Iterator[Finding]:
     try:
         lag = {queue: jobs.waiting for queue, jobs in runtime.transport.count_jobs().items()}
     except MisconfiguredError as error:
-        yield fail("kafka", str(error), "set KAFKA_BOOTSTRAP_SERVERS, and install the extra `kafka`")
+        yield fail("kafka", str(error), "correct it; docs/kafka.md has examples")
     except BrokerUnavailable as error:
         advice = "start it, or correct KAFKA_BOOTSTRAP_SERVERS, KAFKA_SECURITY_PROTOCOL and the login"
         yield fail("kafka", f"{servers}: {error}", advice)

@@ -14,6 +14,8 @@ from chargeapp.security.signatures import Signer, new_secret
 
 def check_safety(runtime: Runtime) -> Iterator[Finding]:
     yield addresses(runtime.settings)
+    if runtime.settings.uses_kafka and runtime.settings.kafka_security_protocol == "SASL_PLAINTEXT":
+        yield warn("kafka login", "goes over the network without TLS", "set KAFKA_SECURITY_PROTOCOL=SASL_SSL")
     yield secrets(runtime)
 
 
