@@ -26,16 +26,12 @@ RECOVERED_SECONDS = 100.0  # a lease and its recovery
 WORKERS = [f"worker {stage.queue}" for stage in STAGES]
 
 
-# The second test is on SQLite; this one works there, too.
-@pytest.fixture(params=["postgresql"])
-def apart(
-    request: pytest.FixtureRequest, data_dir: Callable[[], Path], kafka: KafkaServer, postgres: PostgresServer
-) -> Iterator[Deployment]:
+@pytest.fixture
+def apart(data_dir: Callable[[], Path], kafka: KafkaServer, postgres: PostgresServer) -> Iterator[Deployment]:
     """Each process by itself, so that those that end stay away until the test starts them again."""
-    given = {"BROKER": "kafka", "KAFKA_BOOTSTRAP_SERVERS": kafka.address}
     with postgres.new_database() as url:
-        store = {"DATABASE_URL": url} if request.param == "postgresql" else {}
-        with Deployment(data_dir(), **given, **store) as deployment:
+        given = {"BROKER": "kafka", "KAFKA_BOOTSTRAP_SERVERS": kafka.address, "DATABASE_URL": url}
+        with Deployment(data_dir(), **given) as deployment:
             yield deployment
 
 
