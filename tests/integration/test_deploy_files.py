@@ -115,6 +115,14 @@ def test_every_manifest_is_applied() -> None:
     assert [each["newTag"] for each in listed["images"]] == [__version__]
 
 
+def test_pods_reach_the_usual_ports_of_stores_and_brokers() -> None:
+    (policy,) = [each["spec"] for each in objects("NetworkPolicy") if each["metadata"]["name"] == "chargeapp"]
+
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "chargeapp"}
+    let_out = {each["port"] for rule in policy["egress"] for each in rule["ports"]}
+    assert let_out == {53, 5432, 6379, 26379, 9092, 9093}
+
+
 def test_every_pod_may_do_little_and_starts_what_exists() -> None:
     for pod in pods():
         spec = pod["spec"]
