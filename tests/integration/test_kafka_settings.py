@@ -1,6 +1,5 @@
 """Settings of Kafka that cannot work stop the start, and the message names them. No Kafka is needed."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -66,11 +65,11 @@ def test_what_the_library_refuses_does_not_start_and_fails_the_doctor(tmp_path: 
 
 
 def test_a_whole_login_starts_and_leaves_no_thread_to_a_fork(tmp_path: Path) -> None:
-    threads = set(os.listdir("/proc/self/task"))
+    threads = set(Path("/proc/self/task").iterdir())
 
     on_kafka(tmp_path, kafka_security_protocol="SASL_SSL", **LOGIN).verify()
 
-    assert set(os.listdir("/proc/self/task")) <= threads
+    assert set(Path("/proc/self/task").iterdir()) <= threads
 
 
 @pytest.mark.parametrize(("protocol", "warned"), [("SASL_PLAINTEXT", True), ("SASL_SSL", False)])
