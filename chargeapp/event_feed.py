@@ -1,7 +1,7 @@
 """Tells other services how deliveries went: publishes delivery events in their order, each at least once.
 
 Only what is committed is seen. On PostgreSQL an event has its number before it is committed, so one may appear behind
-others with higher numbers: a number that is missing is waited for until no transaction can bring it any more.
+others with higher numbers: a number that is missing is waited for, longer than any of our transactions should take.
 """
 
 import time
@@ -17,10 +17,12 @@ from chargeapp.storage import event_feed, timeline
 from chargeapp.storage.database import Database
 
 EVENTS_A_LOOK = 500
-# No transaction is open for longer.
+# Ours take a few statements each. Nothing enforces this sum: PostgreSQL limits statements, locks and pauses, each by
+# itself (`storage/postgresql.py`). What is committed later still is not told.
 LATE_SECONDS = 30.0
-# What follows a missing number for so long shows by itself that nobody brings it any more.
-LONG_AGO = timedelta(hours=1)
+# What follows a missing number for so long shows by itself that nobody brings it any more, also to a relay of cron,
+# which remembers nothing.
+LONG_AGO = timedelta(minutes=5)
 
 Publish = Callable[[Sequence[Row[Any]]], None]
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -198,7 +198,7 @@ def test_an_event_that_is_committed_late_is_told_before_those_behind_it(
     assert [type_ for _, type_ in others.heard] == ["CallbackDeliveryFailed", "CallbackDeliverySucceeded"]
 
 
-def test_a_number_that_nobody_ever_brings_is_waited_for_no_longer_than_a_transaction_can_take(
+def test_a_number_that_nobody_ever_brings_is_not_waited_for_for_ever(
     feed: EventFeed, database: Database, others: Others, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request_id = deliver(database)
@@ -215,5 +215,19 @@ def test_a_number_that_nobody_ever_brings_is_waited_for_no_longer_than_a_transac
     assert feed.look() == 1
 
 
-def numbered(number: int, request_id: str) -> EventRecord:
-    return EventRecord(id=number, request_id=request_id, type="CallbackDeliveryFailed", at=NOW, details={})
+@pytest.mark.parametrize(("minutes", "told"), [(4, 0), (6, 1)])
+def test_a_relay_of_cron_waits_five_minutes_for_a_missing_number(
+    feed: EventFeed, database: Database, others: Others, minutes: int, told: int
+) -> None:
+    request_id = deliver(database)
+    feed.look()
+    with database.reading() as session:
+        newest = timeline.newest(session)
+    at = event_feed.utcnow() - timedelta(minutes=minutes)
+    change(database, lambda session: session.add(numbered(newest + 5, request_id, at)))
+
+    assert EventFeed(database, others.publish).look() == told
+
+
+def numbered(number: int, request_id: str, at: datetime = NOW) -> EventRecord:
+    return EventRecord(id=number, request_id=request_id, type="CallbackDeliveryFailed", at=at, details={})
