@@ -24,7 +24,7 @@ from chargeapp.storage import heartbeats, outbox
 from chargeapp.storage.database import Database
 from chargeapp.storage.stations import stations_of
 from chargeapp.storage.wakeups import Bell, Wakeups
-from chargeapp.transport.broker import Transport
+from chargeapp.transport.broker import BrokerUnavailable, Transport
 
 log = get_logger()
 
@@ -89,7 +89,7 @@ class Relay:
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until `stopping`: at once when rung, else a look every quarter of a second."""
         recover_at = forget_at = 0.0
-        hindered_by = ""
+        hindered_by: type[TemporaryFailure] | None = None
         with self._wakeups.listen("relay") as bell:
             while not stopping():
                 try:
@@ -100,17 +100,19 @@ class Relay:
                         forget_at = time.monotonic() + FORGET_SECONDS
                         self.forget()
                     self._transport.enqueue_scheduled()
-                    for stage in STAGES:
-                        self.publish_due(stage, patient=True)
+                    published = sum(self.publish_due(stage, patient=True) for stage in STAGES)
                     if self._feed:
-                        self._feed.look()
+                        published += self._feed.look()
                 except TemporaryFailure as error:
-                    if str(error) != hindered_by:
+                    if type(error) is not hindered_by:
                         log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
-                    hindered_by = str(error)
+                    hindered_by = type(error)
                     self._wait(bell, 1.0, stopping)
                 else:
-                    hindered_by = ""
+                    # A pass with nothing to publish needed no broker.
+                    if hindered_by and (published or hindered_by is not BrokerUnavailable):
+                        log.info("Relay works again", action="relay_back")
+                        hindered_by = None
                     self._wait(bell, TICK_SECONDS, stopping)
 
     def publish_due(self, stage: Stage, *, patient: bool = False) -> int:

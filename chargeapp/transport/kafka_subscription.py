@@ -19,6 +19,10 @@ MESSAGES_AT_ONCE = 64
 READING_MILLIS = 120_000
 SILENT_MILLIS = 10_000
 LOOK_SECONDS = 1.0
+# Trouble that did not come for so long is over; if it comes again, it is told again.
+QUIET_SECONDS = 60.0
+# Of one broker, or of the way to it: others may do. When none does, that is told.
+PASSING = {KafkaError._TRANSPORT, KafkaError._RESOLVE}
 Offsets = dict[int, int]
 
 
@@ -32,6 +36,7 @@ class Subscription:
         self._to_commit: Offsets = {}
         self._away = False
         self._look_at = 0.0
+        self._last_seen: dict[int, float] = {}
         self._consumer = Consumer(
             {
                 **client,
@@ -51,21 +56,24 @@ class Subscription:
         """What came within this time, and up to where it goes; a message that is none of ours is left out."""
         self._commit()
         first = self._consumer.poll(seconds)
-        self._notice_return()
+        if seconds:
+            # Without, a job is under way, whose results must not wait for Kafka.
+            self._notice_return()
         if first is None:
             return [], {}
         commands: list[Command] = []
         offsets: Offsets = {}
         for message in (first, *self._consumer.consume(MESSAGES_AT_ONCE - 1, 0)):
-            if message.error() is not None:
-                continue  # Told by `_trouble`, or over when the topic is there again.
+            if (error := message.error()) is not None:
+                self._trouble(error)
+                continue
             partition, offset = message.partition(), message.offset()
             assert partition is not None and offset is not None
             offsets[partition] = offset + 1
             try:
                 commands.append(unpack_command(self._stage, message.value()))
-            except PoisonMessage as error:
-                log.error("Message refused", action="message_refused", queue=self._stage.queue, error=str(error))
+            except PoisonMessage as poison:
+                log.error("Message refused", action="message_refused", queue=self._stage.queue, error=str(poison))
         return commands, offsets
 
     def done(self, offsets: Offsets) -> None:
@@ -93,9 +101,16 @@ class Subscription:
         self._own -= {each.partition for each in partitions}
 
     def _trouble(self, error: KafkaError) -> None:
-        if error.code() == KafkaError._ALL_BROKERS_DOWN and not self._away:
-            self._away = True
-            log.warning("Waiting for Kafka", action="kafka_awaited", error=error.str())
+        code = error.code()
+        if code == KafkaError._ALL_BROKERS_DOWN:
+            if not self._away:
+                self._away = True
+                log.warning("Waiting for Kafka", action="kafka_awaited", error=error.str())
+        elif code not in PASSING:
+            now = time.monotonic()
+            if now - self._last_seen.get(code, -QUIET_SECONDS) >= QUIET_SECONDS:
+                log.warning("Kafka refuses", action="kafka_refuses", queue=self._stage.queue, error=error.str())
+            self._last_seen[code] = now
 
     def _notice_return(self) -> None:
         if not self._away or time.monotonic() < self._look_at:

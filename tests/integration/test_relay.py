@@ -288,6 +288,29 @@ def test_the_running_relay_goes_on_after_redis_was_away(
             server.start()
 
 
+def test_the_relay_says_once_that_it_is_hindered_and_once_that_it_works_again(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What each pass finds: how many rows were published, or why none could be.
+    passes = iter([BrokerUnavailable("one"), BrokerUnavailable("two"), 0, BrokerUnavailable("one"), 0, 1, 1])
+
+    def pass_by(stage: Stage, *, patient: bool) -> int:
+        found = next(passes) if stage is STAGES[0] else 0
+        if isinstance(found, BrokerUnavailable):
+            raise found
+        return found
+
+    monkeypatch.setattr(runtime.relay, "publish_due", pass_by)
+    monkeypatch.setattr(runtime.relay, "_wait", lambda *_: None)
+    monkeypatch.setattr(runtime.relay, "_maintain", lambda: None)
+    ends = iter([False] * 7)
+    with capture_logs() as lines:
+        runtime.relay.run(lambda: next(ends, True))
+
+    said = [each["action"] for each in lines if each["action"] in ("relay_hindered", "relay_back")]
+    assert said == ["relay_hindered", "relay_back"]
+
+
 def ring(runtime: Runtime) -> bool:
     time.sleep(0.1)
     runtime.wakeups.ring("authorization")
