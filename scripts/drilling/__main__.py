@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from chargeapp.errors import DatabaseUnavailable
+from drilling.brokers import Broker
 from drilling.oracle import Finding
 from drilling.plans import BRIEF, CALM, FAILPOINTS, LONG, SMOKE, Plan
 from drilling.progress import Display
@@ -31,6 +32,8 @@ def main() -> None:
                                               the same on a PostgreSQL server of its own, restarted meanwhile
       scripts/drill smoke --database postgresql://chargeapp@db.example/drill
                                               the same on an empty database of yours; its connections are cut
+      scripts/drill smoke --database postgresql --broker kafka
+                                              with Kafka instead of Redis, killed and emptied; needs Java and Maven
       scripts/drill brief                     600 requests, no worker is killed, 40 seconds
       scripts/drill failpoints                dies, raises and hangs at the worst moments, 20 minutes
       scripts/drill calm                      20,000 requests without a fault: no duplicate, 5 minutes
@@ -52,12 +55,20 @@ def add(plan: Plan, help_: str) -> None:
         help="Instead of SQLite: a PostgreSQL server of the drill's own, or the URL of an empty database.",
         callback=lambda context, option, value: value and opened(value),
     )
+    @click.option(
+        "--broker",
+        metavar="kafka|HOST:PORT",
+        help="Instead of Redis: a Kafka of the drill's own, or one that has none of chargeapp's topics.",
+        callback=lambda context, option, value: value and carried_by(value),
+    )
     @click.option("--keep", is_flag=True, help="Keep logs and database also if everything holds.")
-    def command(seed: int | None, out: Path | None, as_json: bool, database: Store | None, keep: bool) -> None:
+    def command(
+        *, seed: int | None, out: Path | None, as_json: bool, database: Store | None, broker: Broker | None, keep: bool
+    ) -> None:
         display = Display()
         seed = new_seed() if seed is None else seed
         display.say(f"Drill {plan.name}, seed {seed}")
-        drill = Drill(plan, seed, display, database)
+        drill = Drill(plan, seed, display, database, broker)
         display.say(f"Logs and database: {drill.directory}")
         try:
             report = drill.run()
@@ -93,6 +104,25 @@ def opened(words: str) -> Store:
         raise click.UsageError("PostgreSQL is not installed. On Debian or Ubuntu: sudo apt-get install postgresql")
     server = PostgresServer(programs)
     return PostgresDatabase(server.url(NAME), server)
+
+
+def carried_by(words: str) -> Broker:
+    """Raises UsageError for what cannot be used, and says what to do."""
+    try:
+        from drilling.kafka_broker import Kafka
+        from drilling.kafka_server import KafkaServer, find_kafka
+    except ModuleNotFoundError as error:
+        wanted = ".venv/bin/pip install --require-hashes -r requirements-kafka.lock"
+        raise click.UsageError(f"The client of Kafka is missing: {wanted}") from error
+    if words != "kafka":
+        if not words.rpartition(":")[2].isdigit():
+            raise click.UsageError("--broker: kafka, or an address such as kafka-1.example:9092")
+        return Kafka(words)
+    try:
+        server = KafkaServer(find_kafka())
+    except LookupError as error:
+        raise click.UsageError(str(error)) from error
+    return Kafka(server.address, server)
 
 
 def in_words(report: Report) -> str:

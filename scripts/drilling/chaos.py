@@ -1,15 +1,12 @@
-"""Kills and stops processes of the deployment, harms its Redis and its database; notes every fault with its time."""
+"""Kills and stops processes of the deployment, harms its broker and its database; notes every fault with its time."""
 
 import asyncio
-import contextlib
 import random
 import signal
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
-import redis
 
 from drilling.deployment import Deployment, Process
 from drilling.plans import Plan
@@ -40,7 +37,7 @@ class Faults:
 
     @property
     def kills(self) -> int:
-        """Of API, relay and workers; Redis and database are counted apart."""
+        """Of API, relay and workers; broker and database are counted apart."""
         return self.kills_of("web", "relay", "worker")
 
 
@@ -52,7 +49,7 @@ class Chaos:
         self._faults = faults
         self._bag: list[str] = []
         self._paused: set[int] = set()
-        self._one_at_a_time = asyncio.Lock()
+        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def run(self, loading: Callable[[], bool]) -> None:
         """While the load goes on, and after it until there were as many kills as planned."""
@@ -78,11 +75,9 @@ class Chaos:
     def _schedule(self, seconds: float) -> list[tuple[float, str]]:
         """Spread over the middle of the load, in the order of their time."""
         wanted = {
-            "flush redis": self._plan.flushes,
-            "kill redis": self._plan.redis_kills,
             "pause": self._plan.pauses,
             "long pause": self._plan.long_pauses,
-            **self._plan.database_faults(self._deployment.store.faults),
+            **self._plan.faults(self._deployment.faults),
         }
         each = [
             (self._random.uniform(0.1, 0.9) * seconds, what) for what, times in wanted.items() for _ in range(times)
@@ -110,24 +105,17 @@ class Chaos:
         if what.endswith("pause"):
             await self._pause(long=what == "long pause")
             return
-        harm = {"flush redis": self._flush, "kill redis": self._kill_redis, **self._deployment.store.faults}[what]
-        # One that comes while its victim is just being restarted waits for it.
+        harm = self._deployment.faults[what]
+        # One that comes while its victim is just being restarted waits for it. A rebalance lasts, and others go on.
+        victim = "database" if what in self._deployment.store.faults else "broker"
+        lock = self._locks[what if what == "rebalance" else victim]
         give_up_at = time.monotonic() + BACK_SECONDS
         while time.monotonic() < give_up_at:
-            async with self._one_at_a_time:
+            async with lock:
                 if await asyncio.to_thread(harm):
                     self._faults.note(what)
                     return
             await asyncio.sleep(0.1)
-
-    def _flush(self) -> bool:
-        with contextlib.suppress(redis.RedisError), self._deployment.redis() as client:
-            return bool(client.flushall())
-        return False
-
-    def _kill_redis(self) -> bool:
-        running = [each for each in self._deployment.processes() if each.kind == "redis-server"]
-        return any(self._deployment.signal(each, signal.SIGKILL) for each in running)
 
     async def _pause(self, *, long: bool) -> None:
         kinds = ("worker",) if long else ("worker", "relay", "web worker")

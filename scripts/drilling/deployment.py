@@ -11,18 +11,17 @@ import socket
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import redis
 from sqlalchemy import func, select
 
 from chargeapp.config import ALIASES, Settings
 from chargeapp.pipeline import STAGES
 from chargeapp.storage.models import EventRecord, SessionRequest
-from chargeapp.transport.embedded_redis import embedded_redis_url
+from drilling.brokers import Broker, BrokerSilent, EmbeddedRedis
 from drilling.receiver import ALLOWED_HOST
 from drilling.records import EVENTS, count_rows, still_open
 from drilling.stores import Store
@@ -44,11 +43,14 @@ class Process:
 
 
 class Deployment:
-    def __init__(self, data_dir: Path, port: int, store: Store, settings: dict[str, str]) -> None:
+    def __init__(
+        self, data_dir: Path, port: int, store: Store, settings: dict[str, str], broker: Broker | None = None
+    ) -> None:
         self.data_dir = data_dir
         self.port = port
         self.log = data_dir / "processes.log"
         self.store = store
+        self.broker = broker or EmbeddedRedis(data_dir)
         self._relays: list[subprocess.Popen[bytes]] = []
         self._workers: dict[subprocess.Popen[bytes], str] = {}
         ours = {each.name.upper() for each in fields(Settings)} | set(ALIASES) | {"PYTHONPATH"}
@@ -59,8 +61,14 @@ class Deployment:
             "DATABASE_URL": store.url,
             "CALLBACK_ALLOWED_NETWORKS": f"{ALLOWED_HOST}/32",
             "LOG_FORMAT": "json",
+            **self.broker.settings(),
             **settings,
         }
+
+    @property
+    def faults(self) -> dict[str, Callable[[], bool]]:
+        """What can be done to its broker and its database."""
+        return {**self.broker.faults, **self.store.faults}
 
     async def start(self) -> None:
         self._supervisor = self._spawn("up", "--no-demo")
@@ -160,12 +168,9 @@ class Deployment:
             for stage in STAGES:
                 counts[stage.outbox.__tablename__] = count_rows(session, stage.outbox, still_open(stage.outbox))
         try:
-            with self.redis() as client:
-                for stage in STAGES:
-                    waiting = client.llen(f"rq:queue:{stage.queue}") + client.zcard(f"rq:scheduled:{stage.queue}")
-                    counts[f"jobs in {stage.queue}"] = int(waiting)
-        except redis.RedisError:
-            counts["redis that does not answer"] = 1
+            counts |= {f"jobs in {queue}": count for queue, count in self.broker.jobs().items()}
+        except BrokerSilent:
+            counts["broker that does not answer"] = 1
         return {name: count for name, count in counts.items() if count}
 
     def events_so_far(self, up_to: int | None = None) -> tuple[int, str]:
@@ -176,9 +181,6 @@ class Deployment:
             for row in session.execute(EVENTS.where(EventRecord.id <= last)):
                 digest.update(repr(row).encode())
         return last, digest.hexdigest()
-
-    def redis(self) -> redis.Redis:
-        return redis.Redis.from_url(embedded_redis_url(self.data_dir), socket_timeout=5)
 
 
 def send(handle: int, number: signal.Signals) -> bool:

@@ -27,7 +27,9 @@ class Plan:
     kills: int = 0
     kills_of_each: int = 0
     flushes: int = 0
-    redis_kills: int = 0
+    broker_kills: int = 0
+    topic_deletions: int = 0
+    rebalances: int = 0
     database_restarts: int = 0
     database_crashes: int = 0
     connection_cuts: int = 0
@@ -45,8 +47,15 @@ class Plan:
         """Of what there must have been enough kills."""
         return list(dict.fromkeys(kind.split()[0] for kind in self.bag))
 
-    def database_faults(self, possible: Collection[str]) -> dict[str, int]:
+    def faults(self, possible: Collection[str]) -> dict[str, int]:
+        """Beside kills and pauses: how often each of those that database and broker allow."""
         wanted = {
+            "flush redis": self.flushes,
+            "kill redis": self.broker_kills,
+            "delete records": self.flushes,
+            "delete topics": self.topic_deletions,
+            "kill kafka": self.broker_kills,
+            "rebalance": self.rebalances,
             "restart database": self.database_restarts,
             "crash database": self.database_crashes,
             "cut connections": self.connection_cuts,
@@ -64,7 +73,9 @@ SMOKE = replace(
     kills=60,
     kills_of_each=8,
     flushes=3,
-    redis_kills=2,
+    broker_kills=2,
+    topic_deletions=2,
+    rebalances=3,
     database_restarts=3,
     database_crashes=3,
     connection_cuts=5,
@@ -84,7 +95,9 @@ BRIEF = replace(
     kills=15,
     kills_of_each=5,
     flushes=1,
-    redis_kills=1,
+    broker_kills=1,
+    topic_deletions=1,
+    rebalances=1,
     database_restarts=2,
     database_crashes=2,
     connection_cuts=3,
@@ -98,7 +111,9 @@ LONG = replace(
     kills=1_500,
     kills_of_each=100,
     flushes=20,
-    redis_kills=20,
+    broker_kills=20,
+    topic_deletions=20,
+    rebalances=20,
     database_restarts=15,
     database_crashes=15,
     connection_cuts=30,

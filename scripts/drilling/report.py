@@ -44,6 +44,10 @@ class Report:
     def passed(self) -> bool:
         return all(each.holds for each in self.checks) and all(each.holds for each in self.findings)
 
+    @property
+    def _names(self) -> str:
+        return " ".join(word for word in self.engine.split() if not word[0].isdigit())
+
     def as_json(self) -> str:
         content = asdict(self) | {
             "passed": self.passed,
@@ -55,7 +59,7 @@ class Report:
 
     def as_markdown(self) -> str:
         lines = [
-            f"# Drill `{self.name}` on {self.engine.split()[0]}: "
+            f"# Drill `{self.name}` on {self._names}: "
             + ("everything holds" if self.passed else "NOT everything holds"),
             "",
             f"Seed {self.seed}; begun {self.began}. "
@@ -101,7 +105,7 @@ class Report:
 
     def write(self, directory: Path) -> None:
         directory.mkdir(parents=True, exist_ok=True)
-        stem = f"{self.name}-postgresql" if self.words else self.name
+        stem = "-".join([self.name, *(each for each in ("postgresql", "kafka") if each in self.engine.lower())])
         (directory / f"{stem}.json").write_text(self.as_json())
         (directory / f"{stem}.md").write_text(self.as_markdown())
 

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from drilling.brokers import Broker, EmbeddedRedis
 from drilling.chaos import Chaos, Faults
 from drilling.deployment import Deployment, free_port
 from drilling.failpoints import POINTS, Failpoints
@@ -40,7 +41,9 @@ CALLBACK_POINTS = tuple(f" at {point}" for point in POINTS if point.startswith((
 
 
 class Drill:
-    def __init__(self, plan: Plan, seed: int, display: Display, database: Store | None = None) -> None:
+    def __init__(
+        self, plan: Plan, seed: int, display: Display, database: Store | None = None, broker: Broker | None = None
+    ) -> None:
         self._plan = plan
         self._seed = seed
         self._display = display
@@ -49,6 +52,7 @@ class Drill:
         self._data_dir = self.directory / "data"
         self._data_dir.mkdir(mode=0o700)
         self._store: Store = database or SqliteFile(self._data_dir)
+        self._broker: Broker = broker or EmbeddedRedis(self._data_dir)
         self._secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         self._faults = Faults()
         self._wal_bytes: int | None = None
@@ -62,7 +66,8 @@ class Drill:
         began = datetime.now(UTC)
         try:
             self._store.start()
-            engine = self._store.engine()
+            self._broker.start()
+            engine = f"{self._store.engine()} and {self._broker.engine()}"
             asyncio.run(self._act_until_told_to_stop())
             with self._timed("judging"):
                 records = read_records(self._load_log, self._receiver_log, self._store)
@@ -71,12 +76,13 @@ class Drill:
                 )
                 findings = Oracle(records, self._bounds(), surroundings).judge()
         finally:
+            self._broker.stop()
             self._store.stop()
         return Report(
             name=self._plan.name,
             seed=self._seed,
             engine=engine,
-            words=self._store.words,
+            words=self._store.words + self._broker.words,
             began=f"{began:%Y-%m-%d %H:%M} UTC",
             seconds={name: round(seconds, 1) for name, seconds in self._seconds.items()},
             figures=self._figures(records),
@@ -90,6 +96,7 @@ class Drill:
     def forget(self) -> None:
         shutil.rmtree(self.directory, ignore_errors=True)
         self._store.forget()
+        self._broker.forget()
 
     @property
     def _load_log(self) -> Path:
@@ -120,7 +127,7 @@ class Drill:
             "QUEUE_MAX_SIZE": "1000000",
             "WEBHOOK_SECRET": self._secret,
         }
-        self._deployment = Deployment(self._data_dir, free_port(), self._store, settings)
+        self._deployment = Deployment(self._data_dir, free_port(), self._store, settings, self._broker)
         self._failpoints = Failpoints(self._data_dir / "failpoints", plan.failpoint_repeats, self._faults)
         if plan.failpoint_repeats:
             self._failpoints.prepare()
@@ -260,8 +267,7 @@ class Drill:
                 checks.append(
                     Check(f"kills of {name}", found, f"at least {plan.kills_of_each}", found >= plan.kills_of_each)
                 )
-            redis_faults = {"flush redis": plan.flushes, "kill redis": plan.redis_kills}
-            for what, wanted in {**redis_faults, **plan.database_faults(self._store.faults)}.items():
+            for what, wanted in plan.faults(self._deployment.faults).items():
                 checks.append(Check(what, faults.counts[what], f"at least {wanted}", faults.counts[what] >= wanted))
         if plan.failpoint_repeats:
             points = self._failpoints
