@@ -109,13 +109,13 @@ class Chaos:
         # One that comes while its victim is just being restarted waits for it. A rebalance lasts, and others go on.
         victim = "database" if what in self._deployment.store.faults else "broker"
         lock = self._locks[what if what == "rebalance" else victim]
-        give_up_at = time.monotonic() + BACK_SECONDS
-        while time.monotonic() < give_up_at:
-            async with lock:
+        async with lock:
+            give_up_at = time.monotonic() + BACK_SECONDS
+            while time.monotonic() < give_up_at:
                 if await asyncio.to_thread(harm):
                     self._faults.note(what)
                     return
-            await asyncio.sleep(0.1)
+                await asyncio.sleep(0.1)
 
     async def _pause(self, *, long: bool) -> None:
         kinds = ("worker",) if long else ("worker", "relay", "web worker")

@@ -15,7 +15,7 @@ from drilling.deployment import free_port
 POM = Path(__file__).parent / "kafka" / "pom.xml"
 # Made once for each pom; the jars themselves are in Maven's own repository.
 RESOLVE_SECONDS = 300
-START_SECONDS = 60.0
+START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 JAVA = ["java", "-Xmx192m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
 CLUSTER = "AAAAAAAAQACAAAAAAAAAAQ"
