@@ -84,7 +84,7 @@ def test_only_a_cluster_without_our_topics_is_drilled(kafka: KafkaServer) -> Non
 
 
 def test_the_drill_counts_what_is_left_in_kafka_and_can_delete_it(kafka: KafkaServer) -> None:
-    client = {"bootstrap.servers": kafka.address}
+    client = {"bootstrap.servers": kafka.address, "log_level": 0}
     make_topics(AdminClient(client))
     drilled = Kafka(kafka.address)
 
