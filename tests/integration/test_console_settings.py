@@ -18,6 +18,7 @@ SECRETS = {
     "WEBHOOK_SECRET": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
     "DRIVER_TOKEN_KEYS": new_key(),
     "DRIVER_TOKEN_HASH_KEY": "a key of the tests, long enough for it",
+    "KAFKA_SASL_PASSWORD": "the-password-of-kafka",
 }
 
 
