@@ -59,7 +59,7 @@ class Newcomer:
             env={**self.deployment.environment, "PATH": f"{bin_}{os.pathsep}{os.environ['PATH']}"},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=120,
         )
         assert done.returncode == 0, f"{script}\n{done.stdout}\n{done.stderr}"
         return done.stdout
