@@ -129,12 +129,7 @@ def test_a_rare_reason_is_found_behind_many_others_in_bounded_looks(visitor: Vis
     for _ in range(LOOKED_AT // 100):
         ended(visitor.runtime, GONE, 100)
 
-    first = visitor.get(f"/failed?reason={Reason.BLOCKED}").text
-    older = re.search(r'href="/failed(\?[^"]*before=[^"]*)"', first)
-
-    assert "Look on among the older ones" in first
-    assert older
-    assert shown(visitor, older[1].replace("&amp;", "&")) == [rare]
+    assert shown_by_looking_on(visitor, f"?reason={Reason.BLOCKED}") == [rare]
 
 
 def test_the_failed_of_a_busy_station_are_found_in_bounded_looks(
@@ -144,12 +139,16 @@ def test_the_failed_of_a_busy_station_are_found_in_bounded_looks(
     (failed,) = ended(visitor.runtime, GONE, now=utcnow() - HOUR)
     ended(visitor.runtime, DELIVERED, 3)
 
-    first = visitor.get(f"/failed?station={STATION}").text
-    older = re.search(r'href="/failed(\?[^"]*before=[^"]*)"', first)
+    assert shown_by_looking_on(visitor, f"?station={STATION}") == [failed]
 
+
+def shown_by_looking_on(visitor: Visitor, query: str) -> list[str]:
+    """What is behind the first look."""
+    first = visitor.get(f"/failed{query}").text
+    older = re.search(r'href="/failed(\?[^"]*before=[^"]*)"', first)
     assert "Look on among the older ones" in first
     assert older
-    assert shown(visitor, older[1].replace("&amp;", "&")) == [failed]
+    return shown(visitor, older[1].replace("&amp;", "&"))
 
 
 # Sending again
