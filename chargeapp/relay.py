@@ -59,16 +59,15 @@ class Relay:
         wakeups: Wakeups,
         expiry_grace_seconds: float,
         retention: Retention,
+        *,
+        feed: EventFeed | None = None,
     ) -> None:
+        """With a `feed` it publishes delivery events, too."""
         self._database = database
         self._transport = transport
         self._wakeups = wakeups
         self._expiry_grace = timedelta(seconds=expiry_grace_seconds)
         self._retention = retention
-        self._feed: EventFeed | None = None
-
-    def tell_others(self, feed: EventFeed) -> None:
-        """Publish delivery events, too."""
         self._feed = feed
 
     def once(self) -> Pass:

@@ -141,10 +141,8 @@ class Runtime:
     @cached_property
     def relay(self) -> Relay:
         grace = self.settings.callback_timeout_seconds + RECORDING_GRACE_SECONDS
-        relay = Relay(self.database, self.transport, self.wakeups, grace, self.retention)
-        if self.settings.uses_kafka:
-            relay.tell_others(EventFeed(self.database, self.kafka_transport.publish_events))
-        return relay
+        feed = EventFeed(self.database, self.kafka_transport.publish_events) if self.settings.uses_kafka else None
+        return Relay(self.database, self.transport, self.wakeups, grace, self.retention, feed=feed)
 
     @cached_property
     def retention(self) -> Retention:
