@@ -279,9 +279,8 @@ class Consumer(Generic[Task, Result]):
             if not self._busy[destination]:
                 del self._busy[destination]
             if isinstance(outcome, Exception):
-                request_id = self._work.request_id(task)
-                log.error("Call failed unexpectedly", action="call_failed", request_id=request_id, exc_info=outcome)
                 self._failures.append((ticket, outcome))
+                tell_failure(self._work.request_id(task), outcome)
             else:
                 self._results.append(outcome)
 
@@ -311,3 +310,11 @@ class Consumer(Generic[Task, Result]):
                 return outbox.next_retry_at(session, self._outbox, self._job_id)
         except DatabaseUnavailable:
             return None  # The relay finds its rows again.
+
+
+def tell_failure(request_id: str, error: Exception) -> None:
+    if isinstance(error, TemporaryFailure):
+        # The database is away; it counts as no attempt.
+        log.warning("Call not made, trying again soon", action="call_hindered", request_id=request_id, error=str(error))
+    else:
+        log.error("Call failed unexpectedly", action="call_failed", request_id=request_id, exc_info=error)

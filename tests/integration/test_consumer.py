@@ -451,6 +451,30 @@ def test_a_call_that_failed_unexpectedly_is_tried_again_a_second_later(runtime: 
     assert utcnow() < row.due_at < utcnow() + seconds(1)
 
 
+def test_a_call_that_needs_the_database_while_that_is_away_is_one_warning_and_no_attempt(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.consumer, "HINDERED_PAUSE", seconds(0))
+    (request_id,) = decided(runtime)
+    away = iter([True])
+
+    def call(callback: Callback) -> Reply:
+        if next(away, False):
+            raise DatabaseUnavailable("The database cannot be read just now")
+        return DELIVERED
+
+    with capture_logs() as lines:
+        job = Job(runtime, Rehearsed(runtime, call))
+        job.start(claim(runtime.database, Callbacks, utcnow()))
+        job.join()
+
+    (line,) = [each for each in lines if each["log_level"] in ("warning", "error")]
+    assert (line["action"], line["request_id"], "exc_info" in line) == ("call_hindered", request_id, False)
+    assert line["error"] == "The database cannot be read just now"
+    assert [fact.details["outcome"] for fact in facts(runtime.database, request_id, "CallbackAttempted")] == ["delivered"]
+    assert unsettled(runtime) == []
+
+
 def test_a_job_tells_when_its_earliest_retry_is_due(runtime: Runtime) -> None:
     decided(runtime)
     job = Job(runtime, Rehearsed(runtime, lambda callback: FAILED))
