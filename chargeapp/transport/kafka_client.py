@@ -47,6 +47,7 @@ def client_settings(settings: Settings) -> dict[str, Any]:
 
 
 def check_login(settings: Settings) -> None:
+    """What is half given, or would not be used; raises MisconfiguredError."""
     protocol, authority = settings.kafka_security_protocol, settings.kafka_ssl_ca_location
     login = {
         "KAFKA_SASL_MECHANISM": settings.kafka_sasl_mechanism,
@@ -58,6 +59,11 @@ def check_login(settings: Settings) -> None:
             raise MisconfiguredError(f"{name}: needed with KAFKA_SECURITY_PROTOCOL={protocol}")
         if value and not protocol.startswith("SASL_"):
             raise MisconfiguredError(f"{name}: of no use with KAFKA_SECURITY_PROTOCOL={protocol}; set SASL_SSL")
+    if authority and not protocol.endswith("SSL"):
+        wanted = "SASL_SSL" if protocol.startswith("SASL_") else "SSL"
+        raise MisconfiguredError(
+            f"KAFKA_SSL_CA_LOCATION: of no use with KAFKA_SECURITY_PROTOCOL={protocol}; set {wanted}"
+        )
     if authority and not Path(authority).exists():
         raise MisconfiguredError(f"KAFKA_SSL_CA_LOCATION: {authority} does not exist")
 

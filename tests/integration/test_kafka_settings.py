@@ -53,6 +53,21 @@ def test_an_authority_that_is_not_there_does_not_start(tmp_path: Path) -> None:
         runtime.verify()
 
 
+@pytest.mark.parametrize(("protocol", "wanted"), [("PLAINTEXT", "SSL"), ("SASL_PLAINTEXT", "SASL_SSL")])
+def test_an_authority_that_would_not_be_asked_does_not_start_and_fails_the_doctor(
+    tmp_path: Path, protocol: str, wanted: str
+) -> None:
+    (authority := tmp_path / "ca.crt").touch()
+    login = LOGIN if protocol == "SASL_PLAINTEXT" else {}
+    runtime = on_kafka(tmp_path, kafka_security_protocol=protocol, kafka_ssl_ca_location=str(authority), **login)
+    told = f"KAFKA_SSL_CA_LOCATION: of no use with KAFKA_SECURITY_PROTOCOL={protocol}; set {wanted}"
+
+    with pytest.raises(MisconfiguredError, match=f"^{told}$"):
+        runtime.verify()
+    (finding,) = check_kafka(runtime)
+    assert (finding.status, finding.found) == ("fail", told)
+
+
 def test_what_the_library_refuses_does_not_start_and_fails_the_doctor(tmp_path: Path) -> None:
     (tmp_path / "empty.crt").touch()
     authority = str(tmp_path / "empty.crt")
