@@ -24,7 +24,7 @@ from chargeapp.storage import heartbeats, outbox
 from chargeapp.storage.database import Database
 from chargeapp.storage.stations import stations_of
 from chargeapp.storage.wakeups import Bell, Wakeups
-from chargeapp.transport.broker import BrokerUnavailable, Transport
+from chargeapp.transport.broker import BrokerRefuses, BrokerUnavailable, Transport
 
 log = get_logger()
 
@@ -88,7 +88,7 @@ class Relay:
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until `stopping`: at once when rung, else a look every quarter of a second."""
         recover_at = forget_at = 0.0
-        hindered_by: type[TemporaryFailure] | None = None
+        hindered_by: TemporaryFailure | None = None
         with self._wakeups.listen("relay") as bell:
             while not stopping():
                 try:
@@ -103,13 +103,13 @@ class Relay:
                     if self._feed:
                         published += self._feed.look()
                 except TemporaryFailure as error:
-                    if type(error) is not hindered_by:
+                    if not is_as_before(error, hindered_by):
                         log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
-                    hindered_by = type(error)
+                    hindered_by = error
                     self._wait(bell, 1.0, stopping)
                 else:
                     # A pass with nothing to publish needed no broker.
-                    if hindered_by and (published or hindered_by is not BrokerUnavailable):
+                    if hindered_by and (published or not isinstance(hindered_by, BrokerUnavailable)):
                         log.info("Relay works again", action="relay_back")
                         hindered_by = None
                     self._wait(bell, TICK_SECONDS, stopping)
@@ -204,6 +204,11 @@ class Relay:
     def _wait(bell: Bell, seconds: float, stopping: Callable[[], bool]) -> None:
         if not stopping():
             bell.wait(seconds)
+
+
+def is_as_before(error: TemporaryFailure, last: TemporaryFailure | None) -> bool:
+    """Told already: the same kind of trouble; of rights that are missing, the same ones."""
+    return type(error) is type(last) and (not isinstance(error, BrokerRefuses) or str(error) == str(last))
 
 
 def new_job_id(stage: Stage) -> str:

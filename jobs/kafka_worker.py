@@ -15,9 +15,9 @@ from chargeapp.storage import outbox, planned_retries
 from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.cloud_events import Command
-from chargeapp.transport.kafka_client import prepare
 from chargeapp.transport.kafka_look import new_run_id
 from chargeapp.transport.kafka_subscription import Offsets, Subscription
+from chargeapp.transport.kafka_topics import prepare
 from jobs.stage_jobs import StageJobs
 
 log = get_logger()
@@ -47,7 +47,7 @@ class KafkaWorker:
             prepare(self._runtime.kafka)
         except BrokerUnavailable as error:
             # The relay makes them, too.
-            log.warning("Topics are not made yet", action="kafka_awaited", error=str(error))
+            log.warning("Topics cannot be used yet", action="kafka_awaited", error=str(error))
         with self._subscription:
             while not self._stop.is_set():
                 self._read(READ_SECONDS)

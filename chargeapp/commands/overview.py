@@ -147,7 +147,7 @@ def _kafka(runtime: Runtime) -> Part:
     try:
         waiting = ", ".join(f"{queue} {jobs.waiting:,}" for queue, jobs in runtime.transport.count_jobs().items())
     except (BrokerUnavailable, MisconfiguredError) as error:
-        return Part("kafka", Health.DEGRADED, f"does not answer, so accepted requests take longer: {error}")
+        return Part("kafka", Health.DEGRADED, f"cannot be used, so accepted requests take longer: {error}")
     return Part("kafka", Health.HEALTHY, f"answers; messages waiting: {waiting}")
 
 

@@ -13,6 +13,10 @@ class BrokerUnavailable(TemporaryFailure):
     """The broker does not answer or does not take more; rows stay where they are."""
 
 
+class BrokerRefuses(BrokerUnavailable):
+    """The broker answers, and does not let us do what we have to; somebody must grant the rights it names."""
+
+
 @dataclass(frozen=True)
 class Jobs:
     """How many one queue has in the broker; None where the broker knows no such thing."""

@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from chargeapp.config import Settings
 from chargeapp.errors import MisconfiguredError
-from chargeapp.pipeline import STAGES, Stage
-from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.pipeline import Stage
+from chargeapp.transport.broker import BrokerRefuses, BrokerUnavailable
 
 EVENTS_TOPIC = "chargeapp.events"
-# As many workers of a stage can read at the same time; more of them take rows from the database only.
-PARTITIONS = 12
 ANSWER_SECONDS = 3.0
+REFUSALS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED,
+    KafkaError.GROUP_AUTHORIZATION_FAILED,
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+}
 
 
 def client_settings(settings: Settings) -> dict[str, Any]:
@@ -85,32 +88,14 @@ def group_of(stage: Stage) -> str:
     return f"chargeapp.{stage.queue}"
 
 
-def make_topics(admin: AdminClient) -> None:
-    """Those that are missing, copied as often as the broker does by default."""
-    wanted = [*map(topic_of, STAGES), EVENTS_TOPIC]
-    with unavailable():
-        there = admin.list_topics(timeout=ANSWER_SECONDS).topics
-        missing = [NewTopic(topic, num_partitions=PARTITIONS) for topic in wanted if topic not in there]
-        if not missing:
-            return
-        for made in admin.create_topics(missing, request_timeout=ANSWER_SECONDS).values():
-            try:
-                made.result(2 * ANSWER_SECONDS)
-            except KafkaException as error:
-                if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
-                    raise
-
-
-def prepare(client: dict[str, Any]) -> None:
-    """What a new cluster lacks; raises BrokerUnavailable."""
-    make_topics(AdminClient(client))
-
-
 @contextmanager
-def unavailable() -> Iterator[None]:
-    """Every fault of Kafka is one error to the rest of the program."""
+def unavailable(name: str) -> Iterator[None]:
+    """Every fault of Kafka is one error to the rest of the program; `name` is that of a topic and of its group."""
     try:
         yield
-    except (KafkaException, TimeoutError) as error:
-        reason = error.args[0].str() if error.args and isinstance(error.args[0], KafkaError) else str(error)
+    except (KafkaException, BufferError, TimeoutError) as error:
+        fault = error.args[0] if error.args and isinstance(error.args[0], KafkaError) else None
+        reason = fault.str() if fault else str(error)
+        if fault and fault.code() in REFUSALS:
+            raise BrokerRefuses(f"Kafka: {name}: {reason}") from error
         raise BrokerUnavailable(f"Kafka: {reason}") from error

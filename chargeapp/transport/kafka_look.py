@@ -10,9 +10,9 @@ from typing import Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from chargeapp.pipeline import Stage
-from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.transport.broker import BrokerRefuses, BrokerUnavailable
 from chargeapp.transport.cloud_events import unpack_command
-from chargeapp.transport.kafka_client import ANSWER_SECONDS, group_of, topic_of, unavailable
+from chargeapp.transport.kafka_client import ANSWER_SECONDS, REFUSALS, group_of, topic_of, unavailable
 from chargeapp.transport.message import PoisonMessage
 
 READ_SECONDS = 5.0
@@ -41,6 +41,7 @@ class KafkaLook:
         self._client = client
         self._stage = stage
         self._topic = topic_of(stage)
+        self._refused = False
         self._consumer = Consumer({**client, "group.id": group_of(stage), "enable.auto.commit": False})
 
     def close(self) -> None:
@@ -58,7 +59,7 @@ class KafkaLook:
         deadline = time.monotonic() + READ_SECONDS
         own = {"group.id": "chargeapp.look", "enable.auto.commit": False, "enable.partition.eof": True}
         reader = Consumer({**self._client, **own, "auto.offset.reset": "earliest"})
-        with unavailable():
+        with unavailable(self._topic):
             try:
                 reader.assign([TopicPartition(self._topic, each.partition, each.begin) for each in stretches.values()])
                 while stretches:
@@ -83,20 +84,40 @@ class KafkaLook:
             del stretches[partition]
 
     def _undone(self) -> list[Stretch]:
-        with unavailable():
-            # What the library has to tell would pile up.
-            self._consumer.poll(0)
+        with unavailable(self._topic):
             partitions = self._partitions()
             if not partitions:
                 return []
-            committed = _offsets(self._consumer.committed(partitions, timeout=ANSWER_SECONDS))
+            committed = self._committed(partitions)
             # In this order: what is done meanwhile only makes the stretch look longer.
             begins, ends = self._ends(partitions, EARLIEST), self._ends(partitions, LATEST)
         return [Stretch(each, _begin(committed[each], begins[each], end), end) for each, end in ends.items()]
 
+    def _committed(self, partitions: list[TopicPartition]) -> dict[int, int]:
+        """Who may not ask gets no answer; that he may not, the library tells beside it, and once."""
+        try:
+            found = _offsets(self._consumer.committed(partitions, timeout=ANSWER_SECONDS))
+        except KafkaException as error:
+            if self._told() == KafkaError.GROUP_AUTHORIZATION_FAILED:
+                self._refused = True
+            if self._refused:
+                raise BrokerRefuses(f"Kafka: rights are missing: Describe and Read on group {self._topic}") from error
+            raise
+        # What it has to tell would pile up.
+        self._told()
+        self._refused = False
+        return found
+
+    def _told(self) -> int | None:
+        message = self._consumer.poll(0)
+        error = message.error() if message else None
+        return error.code() if error else None
+
     def _partitions(self) -> list[TopicPartition]:
         """Empty if there is no such topic."""
         found = self._consumer.list_topics(self._topic, timeout=ANSWER_SECONDS).topics[self._topic]
+        if found.error is not None and found.error.code() in REFUSALS:
+            raise KafkaException(found.error)
         return [TopicPartition(self._topic, number) for number in sorted(found.partitions)]
 
     def _ends(self, partitions: list[TopicPartition], kind: int) -> dict[int, int]:

@@ -9,7 +9,7 @@ from confluent_kafka import OFFSET_INVALID, Consumer, KafkaError, KafkaException
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
 from chargeapp.transport.cloud_events import Command, unpack_command
-from chargeapp.transport.kafka_client import group_of, topic_of
+from chargeapp.transport.kafka_client import REFUSALS, group_of, topic_of
 from chargeapp.transport.message import PoisonMessage
 
 log = get_logger()
@@ -109,7 +109,10 @@ class Subscription:
         elif code not in PASSING:
             now = time.monotonic()
             if now - self._last_seen.get(code, -QUIET_SECONDS) >= QUIET_SECONDS:
-                log.warning("Kafka refuses", action="kafka_refuses", queue=self._stage.queue, error=error.str())
+                needed = {"needed": f"Describe and Read on topic and group {self._topic}"} if code in REFUSALS else {}
+                log.warning(
+                    "Kafka refuses", action="kafka_refuses", queue=self._stage.queue, error=error.str(), **needed
+                )
             self._last_seen[code] = now
 
     def _notice_return(self) -> None:

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from cloudevents.core.bindings.kafka import KafkaMessage
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import Row
 
@@ -13,19 +13,14 @@ from chargeapp.pipeline import STAGES, Stage
 from chargeapp.storage.outbox import Ticket
 from chargeapp.transport.broker import BrokerUnavailable, Jobs
 from chargeapp.transport.cloud_events import pack_command, pack_event
-from chargeapp.transport.kafka_client import (
-    EVENTS_TOPIC,
-    make_topics,
-    topic_of,
-    unavailable,
-)
+from chargeapp.transport.kafka_client import EVENTS_TOPIC, topic_of, unavailable
 from chargeapp.transport.kafka_look import KafkaLook, is_run
+from chargeapp.transport.kafka_topics import make_topics, missing_topics
 
 ROWS_AT_ONCE = 64
 # Rows beyond these wait in the database. Jobs that are at work take them from there in any case.
 ROWS_WAITING = 128
 DELIVERY_SECONDS = 5.0
-PING_SECONDS = 2.0
 
 
 class KafkaTransport:
@@ -36,6 +31,7 @@ class KafkaTransport:
         self._topics_made = False
 
     def room(self, stage: Stage) -> int:
+        self._make_topics()
         return max(0, min(ROWS_AT_ONCE, ROWS_WAITING - self._looks[stage.queue].lag()))
 
     def publish(self, stage: Stage, tickets: Sequence[Ticket], job_id: str, stations: Mapping[int, str]) -> None:
@@ -49,24 +45,27 @@ class KafkaTransport:
 
     def _send(self, topic: str, messages: Iterable[KafkaMessage]) -> None:
         """In this order, for each key."""
-        failed: list[str] = []
+        failed: list[KafkaError] = []
 
-        def delivered(error: Any, _: object) -> None:
+        def delivered(error: KafkaError | None, _: object) -> None:
             if error is not None:
-                failed.append(error.str())
+                failed.append(error)
 
         self._make_topics()
-        with unavailable():
-            producer = self._producer
-            try:
+        try:
+            with unavailable(topic):
                 for each in messages:
-                    producer.produce(topic, each.value, each.key, headers=dict(each.headers), on_delivery=delivered)
-            except BufferError as error:
-                failed.append(str(error))
-            left = producer.flush(DELIVERY_SECONDS + 1)
-        if failed or left:
+                    self._producer.produce(
+                        topic, each.value, each.key, headers=dict(each.headers), on_delivery=delivered
+                    )
+                left = self._producer.flush(DELIVERY_SECONDS + 1)
+                if failed:
+                    raise KafkaException(failed[0])
+            if left:
+                raise BrokerUnavailable("Kafka: no answer")
+        except BrokerUnavailable:
             self._forget_producer()
-            raise BrokerUnavailable(f"Kafka: {failed[0] if failed else 'no answer'}")
+            raise
 
     def lost(self, stage: Stage, job_ids: Collection[str]) -> set[str]:
         """All but those with a message that the stage's group has not done yet."""
@@ -81,8 +80,7 @@ class KafkaTransport:
         """Kafka holds nothing back: rows that are to be tried again later are published later."""
 
     def ping(self) -> None:
-        with unavailable():
-            self._admin.list_topics(timeout=PING_SECONDS)
+        missing_topics(self._admin)
 
     def close(self) -> None:
         """While the interpreter still works: threads of the library would call into one that has ended."""

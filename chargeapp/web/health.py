@@ -9,9 +9,10 @@ from chargeapp.clock import utcnow
 from chargeapp.errors import TemporaryFailure
 from chargeapp.runtime import Runtime
 from chargeapp.storage import heartbeats
-from chargeapp.transport.broker import BrokerUnavailable
+from chargeapp.transport.broker import BrokerRefuses, BrokerUnavailable
 
 NEARLY_FULL = 0.9
+SILENT = "does not answer"
 
 
 def examine(runtime: Runtime) -> tuple[str, dict[str, Any]]:
@@ -45,7 +46,7 @@ def examine(runtime: Runtime) -> tuple[str, dict[str, Any]]:
             totalCallbacks=str(figures.callbacks_failed + figures.callbacks_succeeded),
         ),
         "database": _component("UP"),
-        **{name: _answering(up) for name, up in servers_up(runtime).items()},
+        **{name: _answering(trouble) for name, trouble in server_troubles(runtime).items()},
         "relay": _component(
             _degraded_if(not processes.relay_alive), lastSeenSeconds="never" if age is None else f"{age:.0f}"
         ),
@@ -71,25 +72,25 @@ def answers(probe: redis.Redis) -> bool:
     return True
 
 
-def servers_up(runtime: Runtime) -> dict[str, bool]:
-    """Whether Redis and Kafka answer, as far as they are used."""
+def server_troubles(runtime: Runtime) -> dict[str, str]:
+    """Why Redis and Kafka are of no use, as far as they are used; empty for one that works."""
     found = {}
     if runtime.settings.uses_kafka:
+        found["kafka"] = ""
         try:
             runtime.transport.ping()
-            found["kafka"] = True
+        except BrokerRefuses:
+            found["kafka"] = "a right is missing"
         except BrokerUnavailable:
-            found["kafka"] = False
+            found["kafka"] = SILENT
     if runtime.uses_redis:
-        found["redis"] = answers(runtime.redis_probe)
+        found["redis"] = "" if answers(runtime.redis_probe) else SILENT
     return found
 
 
-def _answering(up: bool) -> dict[str, Any]:
-    if up:
-        return _component("UP")
-    # Anybody may ask for health: addresses and paths are for `chargeapp doctor`.
-    return _component("DOWN", error="does not answer")
+def _answering(trouble: str) -> dict[str, Any]:
+    # Anybody may ask for health: addresses, paths and names are for `chargeapp doctor`.
+    return _component("DOWN", error=trouble) if trouble else _component("UP")
 
 
 def _component(status: str, **details: str) -> dict[str, Any]:

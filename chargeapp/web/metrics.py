@@ -14,7 +14,7 @@ from chargeapp.errors import TemporaryFailure
 from chargeapp.reports import Figures, Processes
 from chargeapp.runtime import Runtime
 from chargeapp.transport.broker import BrokerUnavailable
-from chargeapp.web.health import prove_commit, servers_up
+from chargeapp.web.health import prove_commit, server_troubles
 
 WORKS = {
     "accepting": "1 if the database commits, so that requests are accepted",
@@ -51,7 +51,7 @@ def as_json(runtime: Runtime) -> dict[str, Any]:
 
 
 def as_prometheus(runtime: Runtime) -> tuple[bytes, str]:
-    up = servers_up(runtime)
+    up = {name: not trouble for name, trouble in server_troubles(runtime).items()}
     works = {"accepting": _can_commit(runtime), **{f"{name}_up": well for name, well in up.items()}}
     now = utcnow()
     with runtime.database.reading() as session:

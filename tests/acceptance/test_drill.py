@@ -15,7 +15,8 @@ from support.kafka_server import KafkaServer
 from support.postgres_server import PostgresServer, needed_postgres
 
 from chargeapp.pipeline import CALLBACKS
-from chargeapp.transport.kafka_client import make_topics, topic_of
+from chargeapp.transport.kafka_client import topic_of
+from chargeapp.transport.kafka_topics import make_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 DRILL_SECONDS = 300

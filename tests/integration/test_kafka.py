@@ -32,6 +32,7 @@ from support.builders import (
 )
 from support.callers import open_api
 from support.kafka_server import PASSWORD, USER, KafkaServer
+from support.kafka_worker import working
 from support.ports import free_port
 from support.redis_server import RedisServer
 
@@ -123,22 +124,6 @@ def messages(kafka: KafkaServer) -> list[Any]:
                 ends += 1
     reader.close()
     return sorted(found, key=lambda each: each.timestamp())
-
-
-@contextmanager
-def working(runtime: Runtime, monkeypatch: pytest.MonkeyPatch, stage: Stage = AUTHORIZATION) -> Iterator[KafkaWorker]:
-    """A worker in a thread."""
-    monkeypatch.setattr(jobs.consumer, "LINGER_SECONDS", 0.1)
-    worker = KafkaWorker(runtime, stage)
-    thread = threading.Thread(target=worker.work)
-    thread.start()
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        thread.join(20)
-        worker._jobs._pool.shutdown()
-    assert not thread.is_alive()
 
 
 def settled(runtime: Runtime) -> bool:

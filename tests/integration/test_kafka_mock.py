@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from support.builders import STATION, eventually
 
 from chargeapp.pipeline import AUTHORIZATION, STAGES
 from chargeapp.storage.outbox import Ticket
+from chargeapp.transport import kafka_topics
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.kafka_client import EVENTS_TOPIC, topic_of
 from chargeapp.transport.kafka_subscription import Offsets, Subscription
@@ -31,7 +32,9 @@ def client() -> Iterator[dict[str, Any]]:
 
 
 @pytest.fixture
-def transport(client: dict[str, Any]) -> Iterator[KafkaTransport]:
+def transport(client: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaTransport]:
+    """This cluster has no controller, so says nothing of rights."""
+    monkeypatch.setattr(kafka_topics, "RIGHTS_SECONDS", 0.2)
     transport = KafkaTransport(client)
     yield transport
     transport.close()
@@ -54,6 +57,21 @@ def read(subscription: Subscription, number: int) -> tuple[list[Ticket], Offsets
 def publish(transport: KafkaTransport) -> None:
     stations = {each.row_id: f"{STATION}{each.row_id}" for each in TICKETS}
     transport.publish(AUTHORIZATION, TICKETS, JOB, stations)
+
+
+def test_a_producer_that_refuses_to_go_on_is_replaced(transport: KafkaTransport) -> None:
+    class Broken:
+        def produce(self, *_: object, **__: object) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL))
+
+        def purge(self) -> None:
+            pass
+
+    vars(transport)["_producer"] = Broken()
+    with pytest.raises(BrokerUnavailable):
+        publish(transport)
+
+    publish(transport)
 
 
 def test_what_was_not_done_comes_again_to_the_next(client: dict[str, Any], transport: KafkaTransport) -> None:

@@ -35,7 +35,7 @@ def exposed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """/metrics as Prometheus gets it, where each part of chargeapp has run."""
     with new_runtime(tmp_path_factory.mktemp("exposed")) as runtime, pytest.MonkeyPatch.context() as patch:
         # As where Kafka carries the jobs, and Redis counts for rate limits.
-        patch.setattr(metrics, "servers_up", lambda _: {"redis": True, "kafka": True})
+        patch.setattr(metrics, "server_troubles", lambda _: {"redis": "", "kafka": ""})
         patch.setattr(metrics, "_lag", lambda *_: {"callbacks": 7})
         accept(runtime.database, now=just_now())
         decide(runtime.database, now=utcnow())

@@ -15,6 +15,8 @@ from drilling import kafka_server
 USER, PASSWORD = "chargeapp", "password-of-the-tests"
 LOGIN_MODULE = f'org.apache.kafka.common.security.plain.PlainLoginModule required user_{USER}="{PASSWORD}";'
 
+SCRAM_MODULE = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+
 
 def needed_kafka() -> str:
     """The class path; skips the test where it cannot be had."""
@@ -36,8 +38,11 @@ class KafkaServer(kafka_server.KafkaServer):
         both.write_text(key.read_text() + certificate.read_text())
         self.settings["listeners"] += f",SASL_SSL://{self.address_with_login}"
         self.settings |= {
-            "sasl.enabled.mechanisms": "PLAIN",
+            "sasl.enabled.mechanisms": "PLAIN,SCRAM-SHA-512",
             "listener.name.sasl_ssl.plain.sasl.jaas.config": LOGIN_MODULE,
+            "listener.name.sasl_ssl.scram-sha-512.sasl.jaas.config": SCRAM_MODULE,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "super.users": f"User:ANONYMOUS;User:{USER}",
             "ssl.keystore.type": "PEM",
             "ssl.keystore.location": str(both),
         }
