@@ -1,7 +1,8 @@
 """The one place that reads the time; everything below takes `now` as an argument.
 
-What waits goes by `utcnow()`, which no jump of the wall clock disturbs: it goes on where it was, a twentieth faster or
-slower until it has caught up. What stands in a calendar, as the expiry of a key does, goes by `wall_clock()`.
+What waits goes by `utcnow()`, which no jump of the wall clock disturbs: it is PostgreSQL's time, or goes on where it
+was, a twentieth faster or slower until it has caught up. What stands in a calendar, as the expiry of a key does, goes
+by `wall_clock()`.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +57,7 @@ class Course:
 
 _course: Course | None = None
 _note = Path()
+_everybodys: Callable[[], datetime] | None = None
 
 
 def wall_clock() -> datetime:
@@ -62,10 +65,12 @@ def wall_clock() -> datetime:
 
 
 def utcnow() -> datetime:
+    if _everybodys is not None:
+        return _everybodys()
     course = _course
     if course is None:
         return wall_clock()
-    wall, uptime = time.time(), _uptime()
+    wall, uptime = time.time(), seconds_up()
     if course.moved(wall - uptime):
         course = _after_move(course)
     return datetime.fromtimestamp(wall - course.behind_at(uptime), UTC)
@@ -78,7 +83,8 @@ def seconds_behind() -> float:
 
 def keep_steady(note: Path) -> None:
     """Once for each process. All with the same `note` agree, and so does one that starts after a jump."""
-    global _course, _note  # noqa: PLW0603 - one process, one time
+    global _course, _note, _everybodys  # noqa: PLW0603 - one process, one time
+    _everybodys = None
     if not BOOT_ID.is_file():
         return
     _note = note
@@ -89,10 +95,10 @@ def keep_steady(note: Path) -> None:
         _write(_course)
 
 
-def follow_wall_clock() -> None:
-    """Where several hosts have to agree, each must be right as soon as its clock is."""
-    global _course  # noqa: PLW0603
-    _course = None
+def follow(everybodys: Callable[[], datetime]) -> None:
+    """Where several hosts have to agree, they go by one clock."""
+    global _everybodys  # noqa: PLW0603
+    _everybodys = everybodys
 
 
 def _after_move(known: Course) -> Course:
@@ -115,12 +121,12 @@ def _after_move(known: Course) -> Course:
 def _measured() -> tuple[float, float]:
     """The offset, and the uptime it belongs to: not from before and after a pause of this process."""
     while True:
-        before, wall, uptime = _uptime(), time.time(), _uptime()
+        before, wall, uptime = seconds_up(), time.time(), seconds_up()
         if uptime - before < TOLERATED_SECONDS / 10:
             return wall - uptime, uptime
 
 
-def _uptime() -> float:
+def seconds_up() -> float:
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 

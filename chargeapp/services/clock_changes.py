@@ -1,7 +1,7 @@
 """After the clock was set back: what was to happen soon must not wait until it has caught up.
 
-On SQLite, jumps of up to two hours while the machine runs are not even noticed, thanks to `chargeapp/clock.py`. This
-is for all others.
+Hardly anybody's clock matters, thanks to `chargeapp/clock.py`: on PostgreSQL only the server's, on SQLite only jumps of
+more than two hours, or while the machine is off.
 """
 
 from datetime import datetime, timedelta

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from chargeapp import clock
 from chargeapp.storage.notifications import Notifications
+from chargeapp.storage.server_clock import ServerClock
 from chargeapp.storage.turns import take_turn
 
 # As many connections as a process opens at most, and only if so many of its threads need one at the same time.
@@ -48,7 +49,6 @@ class PostgresServer:
     path = None
 
     def __init__(self, url: URL) -> None:
-        clock.follow_wall_clock()
         self._url = url.set(drivername="postgresql+psycopg")
         self.engine = create_engine(
             self._url,
@@ -64,12 +64,15 @@ class PostgresServer:
         self.readers = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
         self._notifications = Notifications(self.engine, self._connect)
+        self._clock = ServerClock(self._touch)
+        clock.follow(self._clock.now)
 
         @event.listens_for(self.engine, "checkout")
         def look(connection: psycopg.Connection[Any], *_: object) -> None:
             # One that was idle has something to say only if the server closed it meanwhile; asking would cost a trip.
             if connection.closed or has_something_to_say(connection):
                 raise DisconnectionError
+            self._clock.ask(connection)
 
         @event.listens_for(self.engine, "begin")
         def begin(connection: Connection) -> None:
@@ -81,6 +84,10 @@ class PostgresServer:
         limits = " ".join(f"-c {name}={value}" for name, value in LIMITS.items())
         options["options"] = f"{limits} {options.get('options', '')}"
         return PatientConnection.connect(*words, **{**CONNECTING, **options})
+
+    def _touch(self) -> None:
+        """Raises SQLAlchemyError."""
+        self._alone.connect().close()
 
     def turn(self) -> AbstractContextManager[None]:
         """Rows are locked, not the database."""

@@ -257,6 +257,8 @@ def test_a_data_directory_that_cannot_be_written_fails(tables: Path, monkeypatch
         (lambda: broker.clock(3.0), "warn"),
         (lambda: broker.clock(-3.0), "warn"),
         (lambda: broker.clock(0.1), "ok"),
+        (lambda: records.host_clock(3600.0), "warn"),
+        (lambda: records.host_clock(-3600.0), "warn"),
         (lambda: records.recorded_clock([], now(), 0.1), "ok"),
         (lambda: records.recorded_clock([], now(), 3600.0), "warn"),
         (lambda: records.recorded_clock([], now(), -3600.0), "warn"),

@@ -37,6 +37,7 @@ def test_doctor_tells_the_version_and_of_pending_migrations(url: str) -> None:
     assert (before["database"]["status"], before["database"]["advice"]) == ("fail", "Run: chargeapp db upgrade")
     assert after["database"]["status"] == "ok"
     assert after["database"]["found"].startswith("postgresql 1")
+    assert after["host clock"]["status"] == "ok"
     assert not {"sqlite", "file system", "disk space"} & set(after)
 
 

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -41,7 +41,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Machine
     begin_process(tmp_path)
     machine.wait(1)
     yield machine
-    clock.follow_wall_clock()
+    clock._course = None
 
 
 def begin_process(directory: Path) -> None:
@@ -173,10 +173,14 @@ def test_who_cannot_write_the_note_goes_on_alone(machine: Machine, tmp_path: Pat
     assert now() == before
 
 
-def test_where_hosts_have_to_agree_it_is_the_wall_clock(machine: Machine) -> None:
-    clock.follow_wall_clock()
+def test_where_hosts_have_to_agree_it_is_the_time_of_all(machine: Machine, tmp_path: Path) -> None:
+    everybodys = datetime(2026, 1, 2, tzinfo=UTC)
+    clock.follow(lambda: everybodys)
+    machine.wall += HOUR
 
-    assert (clock.wall_clock() - clock.utcnow()).total_seconds() == pytest.approx(0, abs=1)
+    assert clock.utcnow() == everybodys
+    begin_process(tmp_path)
+    assert clock.utcnow() != everybodys
 
 
 def test_the_wall_clock_is_at_hand_for_what_stands_in_calendars() -> None:

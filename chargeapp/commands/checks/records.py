@@ -36,7 +36,7 @@ def check_records(runtime: Runtime) -> Iterator[Finding]:
         seconds = commit(runtime.database)
         with runtime.database.reading() as session:
             product = named(session)
-            findings = list(_from_database(session, runtime.settings, utcnow()))
+            findings = list(_from_database(session, runtime, utcnow()))
     except MisconfiguredError as error:
         found, _, advice = str(error).partition(". ")
         yield fail("database", found, advice or "correct DATABASE_URL")
@@ -72,17 +72,21 @@ def database_speed(seconds: float, product: str) -> Finding:
     return ok("database", found)
 
 
-def _from_database(session: Session, settings: Settings, now: datetime) -> Iterator[Finding]:
+def _from_database(session: Session, runtime: Runtime, now: datetime) -> Iterator[Finding]:
     figures = reports.figures(session, now)
     processes = reports.processes(session, now)
     yield relay(processes)
     yield workers(processes)
     yield breaker(processes)
     yield dead_letters(figures)
-    yield waiting(figures, settings)
+    yield waiting(figures, runtime.settings)
     newest = [each.accepted_at for each in reports.latest_requests(session, 1)]
     beaten = heartbeats.last(session, "relay")
-    yield recorded_clock([*newest, beaten] if beaten else newest, now, seconds_behind())
+    behind = seconds_behind()
+    if runtime.database.path is None:
+        yield host_clock(behind)
+        behind = 0.0
+    yield recorded_clock([*newest, beaten] if beaten else newest, now, behind)
 
 
 def relay(processes: reports.Processes) -> Finding:
@@ -125,6 +129,13 @@ def waiting(figures: reports.Figures, settings: Settings) -> Finding:
     if size >= NEARLY_FULL * most:
         return warn("backlog", found, "start more `chargeapp worker authorization`, or raise QUEUE_MAX_SIZE")
     return ok("backlog", found)
+
+
+def host_clock(ahead: float) -> Finding:
+    if abs(ahead) > SKEW_SECONDS:
+        found = f"this host's is {abs(ahead):,.0f} s {'ahead of' if ahead > 0 else 'behind'} that of PostgreSQL"
+        return warn("host clock", found, "synchronise both machines with NTP: keys and signatures go by this one")
+    return ok("host clock", f"agrees with that of PostgreSQL within {SKEW_SECONDS:.0f} s")
 
 
 def recorded_clock(recorded: list[datetime], now: datetime, behind: float) -> Finding:
