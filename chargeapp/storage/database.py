@@ -43,13 +43,10 @@ class Store(Protocol):
     def engine(self) -> Engine: ...
 
     @property
-    def claims(self) -> Engine: ...
-
-    @property
     def readers(self) -> Engine: ...
 
-    def turn(self) -> AbstractContextManager[object]:
-        """Held by each transaction that writes."""
+    def writer(self, *, durable: bool) -> AbstractContextManager[Engine | Connection]:
+        """Held by one transaction that writes."""
 
     def glancing(self) -> AbstractContextManager[Connection]: ...
 
@@ -186,8 +183,7 @@ def is_database_trouble(error: Exception) -> bool:
 
 @contextmanager
 def _writing(store: Store, durable: bool) -> Iterator[Session]:
-    engine = store.engine if durable else store.claims
-    with store.turn(), Session(engine, expire_on_commit=False) as session, session.begin():
+    with store.writer(durable=durable) as writer, Session(writer, expire_on_commit=False) as session, session.begin():
         # Begins at once, so that a store that has moved says so before anything is done.
         session.connection()
         yield session

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psycopg
-from sqlalchemy import URL, Connection, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.orm import Session
 
@@ -59,7 +59,7 @@ class PostgresServer:
             pool_timeout=CONNECT_SECONDS,
             pool_use_lifo=True,
         )
-        self.claims = self.engine.execution_options(loses_with_server=True)
+        self._claims = self.engine.execution_options(loses_with_server=True)
         # One view for all statements, as SQLite gives it.
         self.readers = self.engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
         self._alone = self.engine.execution_options(isolation_level="AUTOCOMMIT")
@@ -89,9 +89,9 @@ class PostgresServer:
         """Raises SQLAlchemyError."""
         self._alone.connect().close()
 
-    def turn(self) -> AbstractContextManager[None]:
+    def writer(self, *, durable: bool) -> AbstractContextManager[Engine]:
         """Rows are locked, not the database."""
-        return nullcontext()
+        return nullcontext(self.engine if durable else self._claims)
 
     def glancing(self) -> AbstractContextManager[Connection]:
         return self._alone.connect()

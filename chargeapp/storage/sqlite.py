@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,8 +32,9 @@ class SqliteFile:
         self.path = Path(str(url.database))
         self._prepare_directory()
         self.engine = _create_engine(str(self.path))
-        self.claims = _create_engine(str(self.path), synchronous="NORMAL")
         self.readers = self.engine.execution_options(read_only=True)
+        self._writer: Connection | None = None
+        self._writes_durably = True
         self._glances = threading.Lock()
         self._glance: Connection | None = None
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
@@ -49,8 +50,22 @@ class SqliteFile:
                 f"{self.path.parent} is on {kind}: SQLite would lose data there. Use a local disk."
             )
 
-    def turn(self) -> AbstractContextManager[None]:
-        return self._gate.hold()
+    @contextmanager
+    def writer(self, *, durable: bool) -> Iterator[Connection]:
+        """One connection for all of this process's: only one of its threads writes at a time, and it is ready at once."""
+        with self._gate.hold():
+            writer = self._writer = self._writer or self.engine.connect()
+            try:
+                if durable is not self._writes_durably:
+                    run_on_driver(writer, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                    self._writes_durably = durable
+                yield writer
+            except BaseException:
+                # Whatever state that left it in.
+                self._writer, self._writes_durably = None, True
+                writer.invalidate()
+                writer.close()
+                raise
 
     @contextmanager
     def glancing(self) -> Iterator[Connection]:
@@ -100,12 +115,14 @@ class SqliteFile:
         glance, self._glance = self._glance, None
         if glance is not None:
             glance.close()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
         self.engine.dispose()
-        self.claims.dispose()
         self._gate.close()
 
 
-def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
+def _create_engine(path: str) -> Engine:
     engine = create_engine(
         f"sqlite+pysqlite:///{path}",
         module=sqlite,
@@ -121,7 +138,7 @@ def _create_engine(path: str, synchronous: str = "FULL") -> Engine:
         connection.isolation_level = None
         for pragma in (
             "journal_mode=WAL",
-            f"synchronous={synchronous}",
+            "synchronous=FULL",
             "foreign_keys=ON",
             "temp_store=MEMORY",
             # What is erased is overwritten, where that costs no page more.
