@@ -52,7 +52,7 @@ class SqliteFile:
 
     @contextmanager
     def writer(self, *, durable: bool) -> Iterator[Connection]:
-        """One connection for all of this process's: only one of its threads writes at a time, and it is ready at once."""
+        """One connection for all of this process's, of whose threads one writes at a time."""
         with self._gate.hold():
             writer = self._writer = self._writer or self.engine.connect()
             try:
