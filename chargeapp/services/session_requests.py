@@ -8,6 +8,7 @@ from sqlalchemy.orm import Session
 
 from chargeapp.domain.charging_session import Command, Event, State, new_request_id
 from chargeapp.errors import RequestRefused, TemporaryFailure
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.storage import idempotency, outbox, requests, tallies, timeline
 from chargeapp.storage.models import ChargingSessionRequestOutbox
 
@@ -48,12 +49,12 @@ Refusal = QueueFull | IdempotencyKeyReused
 
 
 def request_charging_sessions(
-    session: Session, wanted: Sequence[NewRequest], *, queue_max_size: int, now: datetime
+    session: Session, wanted: Sequence[NewRequest], *, limit: QueueLimit, now: datetime
 ) -> list[Acknowledgement | Refusal]:
     """An answer for each, in their order; nothing is stored of those refused."""
     keys = [(new.caller, new.idempotency_key) for new in wanted if new.idempotency_key is not None]
     idempotency.take_turns(session, keys)
-    free = queue_max_size - requests.count_undecided(session, queue_max_size)
+    free = limit.free(session, len(wanted))
     answers: list[Acknowledgement | Refusal] = []
     accepted: dict[str, NewRequest] = {}
     for new in wanted:

@@ -65,6 +65,12 @@ def put(session: Session, outbox: type[OutboxRow], drafts: Sequence[Draft], now:
     )
 
 
+def newest(session: Session, outbox: type[OutboxRow]) -> int:
+    """The number of the row added last; 0 if there is none."""
+    (found,) = statements(outbox).newest.rows(session, {})
+    return int(found.id or 0)
+
+
 def claim_due(
     session: Session,
     outbox: type[OutboxRow],

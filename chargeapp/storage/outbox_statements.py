@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from sqlalchemy import Table, and_, bindparam, insert, or_, select, update
+from sqlalchemy import Table, and_, bindparam, func, insert, or_, select, update
 
 from chargeapp.storage.models import OutboxRow
 from chargeapp.storage.prepared import Prepared
@@ -13,6 +13,7 @@ from chargeapp.storage.prepared import Prepared
 @dataclass(frozen=True)
 class Statements:
     insert: Prepared
+    newest: Prepared
     claim: Prepared
     claim_and_take: Prepared
     claim_and_take_elsewhere: Prepared
@@ -72,6 +73,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
 
     return Statements(
         insert=Prepared(insert(table)),
+        newest=Prepared(select(func.max(row.id).label("id"))),
         claim=claim(None, free),
         claim_and_take=claim(now, unbegun),
         claim_and_take_elsewhere=claim(now, unbegun, elsewhere),

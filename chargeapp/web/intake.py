@@ -10,6 +10,7 @@ from chargeapp.clock import utcnow
 from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.runtime import Runtime
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
 
 PATIENCE_SECONDS = 5.0
@@ -30,6 +31,7 @@ class Waiting:
 class Intake:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
+        self._limit = QueueLimit(runtime.settings.queue_max_size)
         self._lock = threading.Lock()
         self._waiting: list[Waiting] = []
         self._committing = False
@@ -78,7 +80,7 @@ class Intake:
                     *request_charging_sessions(
                         session,
                         [each.new for each in together],
-                        queue_max_size=self._runtime.settings.queue_max_size,
+                        limit=self._limit,
                         now=utcnow(),
                     )
                 ]

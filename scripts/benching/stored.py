@@ -19,6 +19,7 @@ from chargeapp.services.api_keys import NewKey, create_key
 from chargeapp.services.authorization_decisions import Answered, record_decisions, take_questions
 from chargeapp.services.callback_deliveries import Attempt, record_attempts, take_callbacks
 from chargeapp.services.delivery_events import record_delivery_events
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import NewRequest, request_charging_sessions
 from chargeapp.storage import outbox, schema
 
@@ -74,7 +75,7 @@ def sample(runtime: Runtime, now: datetime) -> None:
     )
     answer = Answer(Decision.ALLOWED, None, "access_list", millis=7)
     with database.writing() as session:
-        request_charging_sessions(session, [new] * SAMPLES, queue_max_size=SAMPLES, now=now)
+        request_charging_sessions(session, [new] * SAMPLES, limit=QueueLimit(SAMPLES), now=now)
         questions = take_questions(session, _claim(session, AUTHORIZATION, now), now)
         record_decisions(session, [Answered(each, answer) for each in questions], now)
         callbacks = take_callbacks(session, _claim(session, CALLBACKS, now), now)

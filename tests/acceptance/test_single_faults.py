@@ -30,6 +30,7 @@ from chargeapp.clock import utcnow
 from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import STAGES
 from chargeapp.security.driver_tokens import mask
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import NewRequest, request_charging_sessions
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import ChargingSessionRequestOutbox, EventRecord, SessionRequest
@@ -416,7 +417,7 @@ def store_many(deployment: Deployment, url: str, number: int) -> set[str]:
     accepted: set[str] = set()
     for _ in range(number // 500):
         with deployment.runtime.database.writing() as session:
-            answers = request_charging_sessions(session, [new] * 500, queue_max_size=2 * BACKLOG, now=utcnow())
+            answers = request_charging_sessions(session, [new] * 500, limit=QueueLimit(2 * BACKLOG), now=utcnow())
         accepted |= {each.request_id for each in answers}  # type: ignore[union-attr]
     return accepted
 

@@ -30,6 +30,7 @@ from chargeapp.security.driver_tokens import mask
 from chargeapp.services.authorization_decisions import Answered, record_decisions, take_questions
 from chargeapp.services.callback_deliveries import Attempt, record_attempts, take_callbacks
 from chargeapp.services.delivery_events import record_delivery_events
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
 from chargeapp.storage import outbox
 from chargeapp.storage.outbox import Ticket
@@ -152,7 +153,7 @@ def accept(app: Runtime, *, station: str = STATION, at: datetime | None = None) 
         decide_within_seconds=30,
     )
     with app.database.writing() as session:
-        [taken] = request_charging_sessions(session, [new], queue_max_size=10_000, now=at or now())
+        [taken] = request_charging_sessions(session, [new], limit=QueueLimit(10_000), now=at or now())
     assert isinstance(taken, Acknowledgement)
     return taken.request_id
 

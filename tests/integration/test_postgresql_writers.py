@@ -43,6 +43,7 @@ from chargeapp.services.callback_deliveries import Attempt, record_attempts
 from chargeapp.services.clock_changes import follow_clock_back
 from chargeapp.services.delivery_events import expire_overdue, record_delivery_events
 from chargeapp.services.driver_tokens import erase_driver
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.redeliveries import RedeliveryRefused, redeliver
 from chargeapp.services.retention import sum_up_old_minutes
 from chargeapp.services.session_requests import Acknowledgement, IdempotencyKeyReused, request_charging_sessions
@@ -138,7 +139,7 @@ def test_a_row_that_a_job_begins_with_just_now_is_not_lost(database: Database) -
 def test_two_writers_with_the_same_keys_in_another_order_do_not_wait_in_a_circle(database: Database) -> None:
     def request(*keys: str) -> Work:
         wanted = [new_request(idempotency_key=key) for key in keys]
-        return lambda session: request_charging_sessions(session, wanted, queue_max_size=10, now=NOW)
+        return lambda session: request_charging_sessions(session, wanted, limit=QueueLimit(10), now=NOW)
 
     with ThreadPoolExecutor(1) as pool:
         with database.writing() as session:
@@ -155,7 +156,7 @@ def test_two_writers_with_the_same_keys_in_another_order_do_not_wait_in_a_circle
 def test_one_idempotency_key_is_one_request(database: Database, body: str) -> None:
     def ask(hash_: str) -> Work:
         new = new_request(idempotency_key="key", body_hash=hash_)
-        return lambda session: request_charging_sessions(session, [new], queue_max_size=10, now=NOW)
+        return lambda session: request_charging_sessions(session, [new], limit=QueueLimit(10), now=NOW)
 
     ((first,), (second,)) = one_runs_into_the_other(database, ask("the same"), ask(body))
 

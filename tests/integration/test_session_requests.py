@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import delete
 from support.builders import (
     NOW,
     Requests,
@@ -22,6 +23,7 @@ from support.builders import (
 
 from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.runtime import Runtime
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import (
     Acknowledgement,
     IdempotencyKeyReused,
@@ -30,15 +32,24 @@ from chargeapp.services.session_requests import (
     Refusal,
     request_charging_sessions,
 )
+from chargeapp.storage import requests
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import intake as web_intake
 from chargeapp.web.intake import Intake
 
 
-def ask(database: Database, *wanted: NewRequest, now=NOW, queue_max_size: int = 100) -> list[Acknowledgement | Refusal]:
+def ask(
+    database: Database, *wanted: NewRequest, now=NOW, queue_max_size: int = 100, limit: QueueLimit | None = None
+) -> list[Acknowledgement | Refusal]:
     with database.writing() as session:
-        return request_charging_sessions(session, wanted, queue_max_size=queue_max_size, now=now)
+        return request_charging_sessions(session, wanted, limit=limit or QueueLimit(queue_max_size), now=now)
+
+
+def erase(database: Database, answers: list[Acknowledgement | Refusal]) -> None:
+    ids = [each.request_id for each in answers if isinstance(each, Acknowledgement)]
+    with database.writing() as session:
+        session.execute(delete(SessionRequest).where(SessionRequest.id.in_(ids)))
 
 
 def keyed(key: str = "key", body_hash: str = "one", caller: str = "") -> NewRequest:
@@ -117,6 +128,43 @@ def test_a_decided_request_leaves_the_queue(database: Database) -> None:
     decide(database)
 
     assert isinstance(ask(database, new_request(), queue_max_size=1)[0], Acknowledgement)
+
+
+def test_what_other_processes_accept_counts_too(database: Database) -> None:
+    ours, theirs = QueueLimit(4), QueueLimit(4)
+    ask(database, new_request(), limit=ours)
+    ask(database, new_request(), new_request(), limit=theirs)
+    answers = ask(database, new_request(), new_request(), limit=ours)
+
+    assert [type(each) for each in answers] == [Acknowledgement, QueueFull]
+
+
+def test_an_old_count_refuses_nobody(database: Database) -> None:
+    limit = QueueLimit(3)
+    for _ in range(5):
+        assert isinstance(ask(database, new_request(), limit=limit)[0], Acknowledgement)
+        decide(database)
+
+
+def test_the_queue_is_not_counted_for_each_request(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    limit, counted = QueueLimit(10), []
+    monkeypatch.setattr(requests, "count_undecided", lambda *_: counted.append(1) or 0)
+    for _ in range(20):
+        ask(database, new_request(), limit=limit)
+
+    assert len(counted) == 2
+
+
+def test_numbers_that_begin_anew_do_not_make_room(database: Database) -> None:
+    limit, others = QueueLimit(4), QueueLimit(4)
+    answers = ask(database, *[new_request()] * 3, limit=limit)
+    decide(database)
+    answers += ask(database, *[new_request()] * 2, limit=limit)
+    erase(database, answers)
+    ask(database, new_request(), limit=others)
+
+    kinds = [type(each) for each in ask(database, *[new_request()] * 4, limit=limit)]
+    assert kinds == [*[Acknowledgement] * 3, QueueFull]
 
 
 def test_a_refusal_of_a_full_queue_is_not_remembered_under_its_key(database: Database) -> None:

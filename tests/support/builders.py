@@ -24,6 +24,7 @@ from chargeapp.security.driver_tokens import TokenVault, mask, new_key
 from chargeapp.services.authorization_decisions import Answered, record_decisions, take_questions
 from chargeapp.services.callback_deliveries import Attempt, Callback, record_attempts, take_callbacks
 from chargeapp.services.delivery_events import record_delivery_events
+from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
 from chargeapp.storage import outbox, schema
 from chargeapp.storage.database import Database
@@ -113,7 +114,7 @@ def accept(
     """So many requests, alike; returns their ids."""
     wanted = [new_request(vault, **changes) for _ in range(number)]
     with database.writing() as session:
-        answers = request_charging_sessions(session, wanted, queue_max_size=100_000, now=now)
+        answers = request_charging_sessions(session, wanted, limit=QueueLimit(100_000), now=now)
     assert all(isinstance(each, Acknowledgement) for each in answers)
     return [each.request_id for each in answers if isinstance(each, Acknowledgement)]
 
