@@ -19,7 +19,7 @@ from chargeapp.services.authorization_decisions import (
     record_decisions,
     take_questions,
 )
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 TOO_LATE = Answer(Decision.UNKNOWN, Reason.AUTHORIZATION_TIMEOUT, source="deadline", tries=0)
 
@@ -34,8 +34,8 @@ class Authorization:
         self._authorizer = runtime.authorizer
         self._tracing = runtime.tracing
 
-    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Question]:
-        return take_questions(session, tickets, now)
+    def take(self, session: Session, rows: Collection[OwnRow], now: datetime) -> Sequence[Question]:
+        return take_questions(session, rows, now)
 
     def ticket(self, task: Question) -> Ticket:
         return task.ticket

@@ -11,7 +11,7 @@ from chargeapp.domain.callback import Outcome, Reply
 from chargeapp.pipeline import CALLBACKS, DELIVERY_EVENTS
 from chargeapp.runtime import Runtime
 from chargeapp.services.callback_deliveries import Attempt, Callback, record_attempts, take_callbacks
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 
 class Callbacks:
@@ -25,8 +25,8 @@ class Callbacks:
         self._policy = runtime.retry_policy
         self._tracing = runtime.tracing
 
-    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Callback]:
-        return take_callbacks(session, tickets, now)
+    def take(self, session: Session, rows: Collection[OwnRow], now: datetime) -> Sequence[Callback]:
+        return take_callbacks(session, rows, now)
 
     def ticket(self, task: Callback) -> Ticket:
         return task.ticket

@@ -21,7 +21,7 @@ from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.storage import outbox
 from chargeapp.storage.database import Database, is_database_trouble
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 from chargeapp.storage.wakeups import Bell, Wakeups
 from jobs.work import Result, Task, Work
 
@@ -170,9 +170,9 @@ class Consumer(Generic[Task, Result]):
         except Exception:
             log.exception("The next stage was not told", action="hand_over_failed")
 
-    def _claim(self, session: Session, limit: int, now: datetime) -> list[Ticket]:
-        return outbox.claim_due(
-            session, self._outbox, job_id=self._job_id, limit=limit, now=now, taken=True, not_to=self._crowded()
+    def _claim(self, session: Session, limit: int, now: datetime) -> list[OwnRow]:
+        return outbox.claim_and_take(
+            session, self._outbox, job_id=self._job_id, limit=limit, now=now, not_to=self._crowded()
         )
 
     def _crowded(self) -> list[str]:
@@ -180,20 +180,20 @@ class Consumer(Generic[Task, Result]):
         held = self._busy + Counter(map(self._work.destination, self._waiting))
         return [name for name, rows in held.items() if name and rows >= self._share + self._threads]
 
-    def _take(self, session: Session, tickets: list[Ticket], now: datetime) -> list[Task]:
+    def _take(self, session: Session, rows: list[OwnRow], now: datetime) -> list[Task]:
         if not self._careful:
-            return list(self._work.take(session, tickets, now))
+            return list(self._work.take(session, rows, now))
         tasks: list[Task] = []
-        for ticket in tickets:
+        for row in rows:
             try:
                 with session.begin_nested():
-                    tasks += self._work.take(session, [ticket], now)
+                    tasks += self._work.take(session, [row], now)
             except (BaseTimeoutException, TemporaryFailure):
                 raise
             except Exception as error:
                 if is_database_trouble(error):
                     raise
-                self._bury(session, ticket, error, now)
+                self._bury(session, row.ticket, error, now)
         return tasks
 
     def _record(self, session: Session, results: Sequence[Result], now: datetime) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from chargeapp.pipeline import DELIVERY_EVENTS
 from chargeapp.runtime import Runtime
 from chargeapp.services.delivery_events import record_delivery_events
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 
 class DeliveryEvents:
@@ -24,8 +24,8 @@ class DeliveryEvents:
         self._policy = runtime.retry_policy
         self._tracing = runtime.tracing
 
-    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Ticket]:
-        states = record_delivery_events(session, tickets, self._policy, now)
+    def take(self, session: Session, rows: Collection[OwnRow], now: datetime) -> Sequence[Ticket]:
+        states = record_delivery_events(session, rows, self._policy, now)
 
         def tell(_: Session) -> None:
             for request_id, state in states.items():

@@ -7,7 +7,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy.orm import Session
 
 from chargeapp.pipeline import Stage
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -21,7 +21,7 @@ class Work(Protocol[Task, Result]):
     gather_seconds: float
     """How long a row may wait for others to share its transaction."""
 
-    def take(self, session: Session, tickets: Collection[Ticket], now: datetime) -> Sequence[Task]:
+    def take(self, session: Session, rows: Collection[OwnRow], now: datetime) -> Sequence[Task]:
         """What is to be done for rows that were just claimed; a row not worth doing is settled here."""
 
     def ticket(self, task: Task) -> Ticket: ...

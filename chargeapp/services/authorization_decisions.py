@@ -11,7 +11,7 @@ from chargeapp.domain.authorization import Answer
 from chargeapp.domain.charging_session import Command, Decision, Event, Reason
 from chargeapp.storage import outbox, requests, tallies, timeline
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, ChargingSessionRequestOutbox, SessionRequest
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 UNANSWERED = (Reason.AUTHORIZATION_ERROR, Reason.AUTHORIZATION_TIMEOUT, Reason.CIRCUIT_OPEN)
 
@@ -34,20 +34,22 @@ class Answered:
     answer: Answer
 
 
-def take_questions(session: Session, tickets: Collection[Ticket], now: datetime) -> list[Question]:
+def take_questions(session: Session, rows: Collection[OwnRow], now: datetime) -> list[Question]:
     """Open questions of rows that were just taken; rows whose request is decided already are settled."""
-    rows = outbox.own_rows(session, ChargingSessionRequestOutbox, tickets)
-    undecided = requests.undecided(session, [row.request_id for row in rows.values()]) if rows else {}
-    answered = [row.row_id for row in rows.values() if row.request_id not in undecided]
+    undecided = requests.begin_authorizing(session, [row.request_id for row in rows]) if rows else {}
+    answered = [row.row_id for row in rows if row.request_id not in undecided]
     outbox.settle(session, ChargingSessionRequestOutbox, answered, now)
-    if undecided:
-        requests.begin_authorizing(session, list(undecided))
     return [
         Question(
-            ticket, request.id, request.station_id, request.token_sealed or b"", request.token_hash, request.decide_by
+            row.ticket,
+            request.id,
+            request.station_id,
+            request.token_sealed or b"",
+            request.token_hash,
+            request.decide_by,
         )
-        for ticket in tickets
-        if (row := rows.get(ticket.row_id)) and (request := undecided.get(row.request_id))
+        for row in rows
+        if (request := undecided.get(row.request_id))
     ]
 
 

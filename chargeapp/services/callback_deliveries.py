@@ -55,21 +55,16 @@ class Attempt:
     at: datetime
 
 
-def take_callbacks(session: Session, tickets: Collection[Ticket], now: datetime) -> list[Callback]:
+def take_callbacks(session: Session, rows: Collection[OwnRow], now: datetime) -> list[Callback]:
     """Callbacks of rows that were just taken; an expired decision is recorded, never sent."""
-    rows = outbox.own_rows(session, AuthorizationDecisionCallbackOutbox, tickets)
     if not rows:
         return []
-    found = requests.find(session, {row.request_id for row in rows.values()})
-    expired = [row for row in rows.values() if found[row.request_id].expires_at <= now]
+    found = requests.to_tell_of(session, {row.request_id for row in rows})
+    expired = [row for row in rows if found[row.request_id].expires_at <= now]
     outbox.settle(session, AuthorizationDecisionCallbackOutbox, [row.row_id for row in expired], now)
     drafts = [_failed(row, Reason.EXPIRED, final=True, error=None, now=now) for row in expired]
     outbox.put(session, CallbackDeliveryOutbox, drafts, now)
-    return [
-        _callback(ticket, row, request)
-        for ticket in tickets
-        if (row := rows.get(ticket.row_id)) and (request := found[row.request_id]).expires_at > now
-    ]
+    return [_callback(row, request) for row in rows if (request := found[row.request_id]).expires_at > now]
 
 
 def record_attempts(session: Session, attempts: Sequence[Attempt], policy: RetryPolicy, now: datetime) -> None:
@@ -139,9 +134,9 @@ def _attempted(each: Attempt, attempt: int) -> timeline.Fact:
     return timeline.Fact(each.callback.request_id, Event.CALLBACK_ATTEMPTED, details, at=each.at)
 
 
-def _callback(ticket: Ticket, row: OwnRow, request: Row[Any]) -> Callback:
+def _callback(row: OwnRow, request: Row[Any]) -> Callback:
     return Callback(
-        ticket=ticket,
+        ticket=row.ticket,
         request_id=request.id,
         caller=request.caller,
         url=request.callback_url,

@@ -11,24 +11,23 @@ from chargeapp.domain.charging_session import Command, Event, Reason, State
 from chargeapp.domain.retry_policy import RetryPolicy
 from chargeapp.storage import outbox, requests, tallies, timeline
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, CallbackDeliveryOutbox, SessionRequest
-from chargeapp.storage.outbox import Draft, OwnRow, Ticket
+from chargeapp.storage.outbox import Draft, OwnRow
 from chargeapp.storage.turns import DEADLINES, take_turn
 
 
 def record_delivery_events(
-    session: Session, tickets: Collection[Ticket], policy: RetryPolicy, now: datetime
+    session: Session, rows: Collection[OwnRow], policy: RetryPolicy, now: datetime
 ) -> dict[str, State | None]:
     """Writes each event, moves its request on and settles its row; returns how each ended, None for another round."""
-    rows = outbox.own_rows(session, CallbackDeliveryOutbox, tickets)
     if not rows:
         return {}
-    found = requests.find_to_move_on(session, {row.request_id for row in rows.values()})
+    found = requests.to_move_on(session, {row.request_id for row in rows})
     facts: list[timeline.Fact] = []
     rounds: list[Draft] = []
     moved: list[tuple[str, str, datetime]] = []
     counter = tallies.Counter()
     states: dict[str, State | None] = {}
-    for row in rows.values():
+    for row in rows:
         request = found[row.request_id]
         state = states[request.id] = _next_state(row, policy, request.expires_at, now)
         first_end = state is not None and request.ended_at is None
@@ -44,7 +43,7 @@ def record_delivery_events(
     outbox.put(session, AuthorizationDecisionCallbackOutbox, rounds, now)
     timeline.append(session, facts, now)
     counter.write(session, now)
-    outbox.settle(session, CallbackDeliveryOutbox, list(rows), now)
+    outbox.settle(session, CallbackDeliveryOutbox, [row.row_id for row in rows], now)
     return states
 
 

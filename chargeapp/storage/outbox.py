@@ -39,11 +39,15 @@ class Draft:
 class OwnRow:
     """What a job has to know of a row that is still its own."""
 
-    row_id: int
+    ticket: Ticket
     request_id: str
     type: str
     payload: dict[str, Any]
     attempts: int
+
+    @property
+    def row_id(self) -> int:
+        return self.ticket.row_id
 
 
 def put(session: Session, outbox: type[OutboxRow], drafts: Sequence[Draft], now: datetime) -> None:
@@ -79,30 +83,34 @@ def claim_due(
     limit: int,
     now: datetime,
     due_before: datetime | None = None,
-    taken: bool = False,
-    not_to: Collection[str] = (),
 ) -> list[Ticket]:
     """Take up to `limit` due rows, the longest due first; nobody else sees them until the lease ends.
 
-    `taken` means that the claimer is a job, which begins with the rows at once: it also gets rows that wait for
-    another job, whose tickets thereby lapse. Rows due later than `due_before` are left alone, and by a job those
-    whose destination is in `not_to`.
+    Rows due later than `due_before` are left alone.
     """
-    found = statements(outbox)
-    look = {
-        "now": now,
-        "due_before": due_before or now,
-        "limit": limit,
-        "lease": now + timedelta(seconds=LEASE_SECONDS),
-        "job": job_id,
-    }
-    if not taken:
-        claimed = found.claim.rows(session, look)
-    elif not_to:
-        claimed = found.claim_and_take_elsewhere.rows(session, {**look, "not_to": list(not_to)})
+    look = _look(job_id, limit, now) | {"due_before": due_before or now}
+    return [Ticket(row.id, row.enqueue_seq) for row in _longest_due_first(statements(outbox).claim.rows(session, look))]
+
+
+def claim_and_take(
+    session: Session,
+    outbox: type[OutboxRow],
+    *,
+    job_id: str,
+    limit: int,
+    now: datetime,
+    not_to: Collection[str] = (),
+) -> list[OwnRow]:
+    """As a job that begins with the rows at once: it also gets rows that wait for another job, whose tickets lapse.
+
+    Those whose destination is in `not_to` are left alone.
+    """
+    look = _look(job_id, limit, now) | {"due_before": now}
+    if not_to:
+        claimed = statements(outbox).claim_and_take_elsewhere.rows(session, look | {"not_to": list(not_to)})
     else:
-        claimed = found.claim_and_take.rows(session, look)
-    return [Ticket(row.id, row.enqueue_seq) for row in sorted(claimed, key=lambda each: (each.due_at, each.id))]
+        claimed = statements(outbox).claim_and_take.rows(session, look)
+    return [_own(row) for row in _longest_due_first(claimed)]
 
 
 def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now: datetime) -> bool:
@@ -119,14 +127,14 @@ def any_to_take(session: Session, outbox: type[OutboxRow], now: datetime, not_to
     return bool(statements(outbox).any_to_take.rows(session, look))
 
 
-def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[Ticket]:
+def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], now: datetime) -> list[OwnRow]:
     """Begin with due rows that are still the job's own; of two jobs with the same tickets only the first gets them."""
     wanted = {ticket.row_id: ticket.seq for ticket in tickets}
     found = statements(outbox).untaken.rows(session, {"ids": list(wanted), "now": now})
-    own = [Ticket(row.id, row.enqueue_seq) for row in found if wanted[row.id] == row.enqueue_seq]
+    own = [_own(row) for row in found if wanted[row.id] == row.enqueue_seq]
     if own:
         lease = now + timedelta(seconds=LEASE_SECONDS)
-        statements(outbox).take.change(session, {"ids": _ids(own), "now": now, "lease": lease})
+        statements(outbox).take.change(session, {"ids": [row.row_id for row in own], "now": now, "lease": lease})
     return own
 
 
@@ -136,11 +144,7 @@ def own_rows(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket
     if not wanted:
         return {}
     found = statements(outbox).own.rows(session, {"ids": list(wanted)})
-    return {
-        row.id: OwnRow(row.id, row.request_id, row.type, row.payload, row.attempts)
-        for row in found
-        if row.enqueue_seq == wanted[row.id]
-    }
+    return {row.id: _own(row) for row in found if row.enqueue_seq == wanted[row.id]}
 
 
 def settle(session: Session, outbox: type[OutboxRow], row_ids: Collection[int], now: datetime) -> None:
@@ -207,9 +211,17 @@ def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, 
     return next((row.request_id for row in statements(outbox).bury.rows(session, held)), None)
 
 
+def _look(job_id: str, limit: int, now: datetime) -> dict[str, Any]:
+    return {"now": now, "limit": limit, "lease": now + timedelta(seconds=LEASE_SECONDS), "job": job_id}
+
+
+def _longest_due_first(claimed: Sequence[Any]) -> list[Any]:
+    return sorted(claimed, key=lambda row: (row.due_at, row.id))
+
+
+def _own(row: Any) -> OwnRow:
+    return OwnRow(Ticket(row.id, row.enqueue_seq), row.request_id, row.type, row.payload, row.attempts)
+
+
 def _held(tickets: Iterable[Ticket]) -> list[dict[str, int]]:
     return [{"row": ticket.row_id, "seq": ticket.seq} for ticket in tickets]
-
-
-def _ids(tickets: Iterable[Ticket]) -> list[int]:
-    return [ticket.row_id for ticket in tickets]

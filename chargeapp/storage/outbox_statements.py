@@ -50,7 +50,9 @@ def statements(outbox: type[OutboxRow]) -> Statements:
     # Without the number, a late job would change a row that another one is at work on.
     held = and_(row.id == bindparam("row"), row.enqueue_seq == bindparam("seq"), open_)
 
-    def claim(taken_at: Any, *conditions: Any) -> Prepared:
+    whole = (row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
+
+    def claim(taken_at: Any, returned: tuple[Any, ...], *conditions: Any) -> Prepared:
         chosen = (
             select(row.id)
             .where(due, *conditions)
@@ -64,7 +66,7 @@ def statements(outbox: type[OutboxRow]) -> Statements:
             update(table)
             .where(row.id.in_(select(chosen.c.id)))
             .values(enqueue_seq=row.enqueue_seq + 1, lease_until=lease, job_id=bindparam("job"), taken_at=taken_at)
-            .returning(row.id, row.enqueue_seq, row.due_at)
+            .returning(*returned, row.due_at)
         )
 
     # A row that somebody has locked just now is not lost.
@@ -74,23 +76,16 @@ def statements(outbox: type[OutboxRow]) -> Statements:
     return Statements(
         insert=Prepared(insert(table)),
         newest=Prepared(select(func.max(row.id).label("id"))),
-        claim=claim(None, free),
-        claim_and_take=claim(now, unbegun),
-        claim_and_take_elsewhere=claim(now, unbegun, elsewhere),
+        claim=claim(None, (row.id, row.enqueue_seq), free),
+        claim_and_take=claim(now, whole, unbegun),
+        claim_and_take_elsewhere=claim(now, whole, unbegun, elsewhere),
         any_due=Prepared(select(row.id).where(due, free).limit(1)),
         any_to_take=Prepared(select(row.id).where(due, unbegun).limit(1)),
         any_to_take_elsewhere=Prepared(select(row.id).where(due, unbegun, elsewhere).limit(1)),
         # A job that comes back for one retry leaves those alone whose pause is not over.
-        untaken=Prepared(
-            select(row.id, row.enqueue_seq).where(ids, untaken, row.due_at <= now).order_by(row.id).with_for_update()
-        ),
+        untaken=Prepared(select(*whole).where(ids, untaken, row.due_at <= now).order_by(row.id).with_for_update()),
         take=Prepared(update(table).where(ids).values(taken_at=now, lease_until=lease)),
-        own=Prepared(
-            select(row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
-            .where(ids, open_)
-            .order_by(row.id)
-            .with_for_update()
-        ),
+        own=Prepared(select(*whole).where(ids, open_).order_by(row.id).with_for_update()),
         settle=Prepared(update(table).where(ids).values(settled_at=now, lease_until=None)),
         postpone=Prepared(
             update(table)

@@ -5,7 +5,7 @@ from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
-from sqlalchemy import bindparam, func, insert, select, update
+from sqlalchemy import Select, bindparam, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from chargeapp.domain.authorization import Answer
@@ -17,6 +17,12 @@ TABLE: Any = SessionRequest.__table__
 COLUMN = TABLE.c
 IDS = COLUMN.id.in_(bindparam("ids", expanding=True))
 
+
+def _locked(rows: Select[Any]) -> Select[Any]:
+    # In one order for all, so that two writers never wait for each other in a circle. Others may go on adding events.
+    return rows.order_by(COLUMN.id).with_for_update(key_share=True)
+
+
 INSERT = Prepared(insert(TABLE))
 # Counts no further than it matters: a short queue is counted quickly.
 COUNT_UNDECIDED_UP_TO = Prepared(
@@ -24,17 +30,29 @@ COUNT_UNDECIDED_UP_TO = Prepared(
         select(COLUMN.id).where(COLUMN.decided_at.is_(None)).limit(bindparam("most")).subquery()
     )
 )
-ANY_ROWS = Prepared(select(TABLE).where(IDS))
-UNDECIDED = Prepared(
-    select(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by, COLUMN.destination)
-    .where(IDS, COLUMN.decided_at.is_(None))
-    # In one order for all, so that two writers never wait for each other in a circle.
-    .order_by(COLUMN.id)
-    # Others may go on adding events of these requests.
-    .with_for_update(key_share=True)
+TO_TELL_OF = Prepared(
+    select(
+        COLUMN.id,
+        COLUMN.caller,
+        COLUMN.station_id,
+        COLUMN.token_sealed,
+        COLUMN.callback_url,
+        COLUMN.destination,
+        COLUMN.decision,
+        COLUMN.reason,
+        COLUMN.decided_at,
+        COLUMN.expires_at,
+    ).where(IDS)
 )
-TO_MOVE_ON = Prepared(select(TABLE).where(IDS).order_by(COLUMN.id).with_for_update(key_share=True))
-BEGIN_AUTHORIZING = Prepared(update(TABLE).where(IDS, COLUMN.state == State.ACCEPTED).values(state=State.AUTHORIZING))
+UNDECIDED = Prepared(_locked(select(COLUMN.id, COLUMN.destination).where(IDS, COLUMN.decided_at.is_(None))))
+TO_MOVE_ON = Prepared(_locked(select(COLUMN.id, COLUMN.destination, COLUMN.expires_at, COLUMN.ended_at).where(IDS)))
+TO_AUTHORIZE = _locked(select(COLUMN.id).where(IDS, COLUMN.decided_at.is_(None))).cte("to_authorize")
+BEGIN_AUTHORIZING = Prepared(
+    update(TABLE)
+    .where(COLUMN.id.in_(select(TO_AUTHORIZE.c.id)))
+    .values(state=State.AUTHORIZING)
+    .returning(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by)
+)
 DECIDE = Prepared(
     update(TABLE)
     .where(COLUMN.id == bindparam("request"))
@@ -73,12 +91,13 @@ def by_id(session: Session, request_id: str) -> SessionRequest | None:
     return None if "\0" in request_id else session.get(SessionRequest, request_id)
 
 
-def find(session: Session, ids: Collection[str]) -> dict[str, Any]:
-    return {row.id: row for row in ANY_ROWS.rows(session, {"ids": list(ids)})}
+def to_tell_of(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    """What goes into their callbacks."""
+    return {row.id: row for row in TO_TELL_OF.rows(session, {"ids": list(ids)})}
 
 
-def find_to_move_on(session: Session, ids: Collection[str]) -> dict[str, Any]:
-    """As `find`; nobody else moves them on until this transaction has ended."""
+def to_move_on(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    """Nobody else moves them on until this transaction has ended."""
     return {row.id: row for row in TO_MOVE_ON.rows(session, {"ids": list(ids)})}
 
 
@@ -86,8 +105,9 @@ def undecided(session: Session, ids: Collection[str]) -> dict[str, Any]:
     return {row.id: row for row in UNDECIDED.rows(session, {"ids": list(ids)})}
 
 
-def begin_authorizing(session: Session, ids: Collection[str]) -> None:
-    BEGIN_AUTHORIZING.change(session, {"ids": list(ids)})
+def begin_authorizing(session: Session, ids: Collection[str]) -> dict[str, Any]:
+    """What is to be asked about those that are undecided."""
+    return {row.id: row for row in BEGIN_AUTHORIZING.rows(session, {"ids": list(ids)})}
 
 
 def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:

@@ -85,5 +85,5 @@ def sample(runtime: Runtime, now: datetime) -> None:
         record_delivery_events(session, _claim(session, DELIVERY_EVENTS, now), runtime.retry_policy, now)
 
 
-def _claim(session: Any, stage: Stage, now: datetime) -> list[outbox.Ticket]:
-    return outbox.claim_due(session, stage.outbox, job_id="bench", limit=SAMPLES, now=now, taken=True)
+def _claim(session: Any, stage: Stage, now: datetime) -> list[outbox.OwnRow]:
+    return outbox.claim_and_take(session, stage.outbox, job_id="bench", limit=SAMPLES, now=now)

@@ -33,7 +33,7 @@ from chargeapp.services.delivery_events import record_delivery_events
 from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
 from chargeapp.storage import outbox
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow
 from chargeapp.transport.embedded_redis import embedded_redis_url
 
 STATION = "123e4567-e89b-12d3-a456-426614174000"
@@ -176,13 +176,13 @@ def end(app: Runtime, outcome: Outcome, *, station: str = STATION, at: datetime 
 def bury(app: Runtime, stage: Stage, error: str = "cannot be read") -> int:
     """Make the due row of a stage a dead letter; returns its number."""
     with app.database.writing() as session:
-        [ticket] = _taken(session, stage, now())
-        outbox.bury(session, stage.outbox, ticket, error, now())
-    return ticket.row_id
+        [row] = _taken(session, stage, now())
+        outbox.bury(session, stage.outbox, row.ticket, error, now())
+    return row.row_id
 
 
-def _taken(session: object, stage: Stage, moment: datetime) -> list[Ticket]:
-    return outbox.claim_due(session, stage.outbox, job_id="test", limit=100, now=moment, taken=True)  # type: ignore[arg-type]
+def _taken(session: object, stage: Stage, moment: datetime) -> list[OwnRow]:
+    return outbox.claim_and_take(session, stage.outbox, job_id="test", limit=100, now=moment)  # type: ignore[arg-type]
 
 
 def now() -> datetime:

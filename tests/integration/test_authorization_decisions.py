@@ -13,6 +13,7 @@ from support.builders import (
     decide,
     facts,
     only_row,
+    own_rows,
     rows,
     seconds,
     the_request,
@@ -37,7 +38,7 @@ DENIED = Answer(Decision.NOT_ALLOWED, Reason.BLOCKED, "access_list", tries=2, mi
 def begin(database: Database, now=NOW) -> list[Question]:
     tickets = claim_and_take(database, Requests, now)
     with database.writing() as session:
-        return take_questions(session, tickets, now)
+        return take_questions(session, own_rows(session, Requests, tickets), now)
 
 
 def record(database: Database, *answered: Answered, now=NOW) -> None:

@@ -567,7 +567,7 @@ def test_an_expired_callback_that_waited_for_its_turn_is_not_sent(runtime: Runti
     work = CallbacksWork(runtime)
     with runtime.database.writing() as session:
         (task,) = work.take(
-            session, outbox.claim_due(session, Callbacks, job_id="job", limit=1, now=utcnow()), utcnow()
+            session, outbox.claim_and_take(session, Callbacks, job_id="job", limit=1, now=utcnow()), utcnow()
         )
     expired = Callback(**{**vars(task), "expires_at": utcnow(), "token_sealed": runtime.vault.seal("unused")})
 

@@ -85,8 +85,8 @@ def test_a_job_has_a_moment_to_record_its_decision_itself(runtime: Runtime) -> N
 def test_a_dead_letter_does_not_keep_its_request_from_a_decision(runtime: Runtime) -> None:
     request_id = asked(runtime, 40)
     with runtime.database.writing() as session:
-        (ticket,) = outbox.claim_due(session, Requests, job_id="job", limit=1, now=utcnow(), taken=True)
-        outbox.bury(session, Requests, ticket, "TokenUnreadable", utcnow())
+        (row,) = outbox.claim_and_take(session, Requests, job_id="job", limit=1, now=utcnow())
+        outbox.bury(session, Requests, row.ticket, "TokenUnreadable", utcnow())
 
     watch(runtime)
 
@@ -173,8 +173,8 @@ def test_the_result_of_a_callback_that_was_given_up_is_noted_only(runtime: Runti
 def test_a_dead_letter_is_kept_when_its_request_expires(runtime: Runtime) -> None:
     decided(runtime, 61, ttl_seconds=60)
     with runtime.database.writing() as session:
-        (ticket,) = outbox.claim_due(session, Callbacks, job_id="job", limit=1, now=just_now(), taken=True)
-        outbox.bury(session, Callbacks, ticket, "TokenUnreadable", utcnow())
+        (row,) = outbox.claim_and_take(session, Callbacks, job_id="job", limit=1, now=just_now())
+        outbox.bury(session, Callbacks, row.ticket, "TokenUnreadable", utcnow())
 
     assert expire(runtime) == 1
 

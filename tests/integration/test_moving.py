@@ -59,8 +59,8 @@ def filled(tables: Path) -> Path:
             put_entries(session, [Entry(app.vault.hash(DRIVER), "driv…0001", ANY, blocked=True)], now())
             session.add(IdempotencyKey(caller="", key=ODD_KEY, body_hash="h", request_id="r", created_at=now()))
             session.add(Heartbeat(process="relay", at=now()))
-            [held] = outbox.claim_due(session, AUTHORIZATION.outbox, job_id="under way", limit=1, now=now(), taken=True)
-            assert held.seq == 1
+            [held] = outbox.claim_and_take(session, AUTHORIZATION.outbox, job_id="under way", limit=1, now=now())
+            assert held.ticket.seq == 1
     assert chargeapp("keys", "create", "--name", "hub", "--scope", "submit").status == 0
     assert chargeapp("secrets", "rotate", "--caller", "hub").status == 0
     return tables

@@ -154,7 +154,7 @@ def test_a_stale_ticket_owns_nothing_so_it_settles_nothing(database: Database) -
     (fresh,) = claim_and_take(database, Callbacks, NOW + seconds(LEASE_SECONDS))
 
     assert own(database, stale) is None
-    assert own(database, fresh) == OwnRow(1, request_id, "Command", {"request_id": request_id}, 0)
+    assert own(database, fresh) == OwnRow(fresh, request_id, "Command", {"request_id": request_id}, 0)
 
 
 @pytest.mark.parametrize("action", ["release", "bury", "renew"])
@@ -209,14 +209,12 @@ def test_rows_to_a_crowded_destination_are_left_alone(database: Database) -> Non
     put(database, request_id, NOW, destination="slow:443")
     put(database, request_id, NOW, destination="quick:443")
 
-    tickets = change(
+    taken = change(
         database,
-        lambda session: outbox.claim_due(
-            session, Callbacks, job_id="job", limit=9, now=NOW, taken=True, not_to=["slow:443"]
-        ),
+        lambda session: outbox.claim_and_take(session, Callbacks, job_id="job", limit=9, now=NOW, not_to=["slow:443"]),
     )
 
-    assert tickets == [Ticket(2, 1)]
+    assert [row.ticket for row in taken] == [Ticket(2, 1)]
 
 
 def test_rows_that_became_due_a_moment_ago_can_be_left_to_others(database: Database) -> None:

@@ -30,6 +30,7 @@ from support.builders import (
     facts,
     new_database,
     new_request,
+    own_rows,
     rows,
     seconds,
     the_request,
@@ -108,7 +109,7 @@ def test_of_two_jobs_with_the_same_tickets_only_the_first_begins(database: Datab
         lambda session: outbox.take(session, Requests, tickets[::-1], NOW),
     )
 
-    assert (first, second) == (tickets, [])
+    assert ([row.ticket for row in first], second) == (tickets, [])
 
 
 def test_a_result_that_comes_while_another_is_recorded_is_fenced(database: Database) -> None:
@@ -216,8 +217,8 @@ def test_of_two_ends_of_a_request_only_the_first_is_terminal(database: Database)
 
     _, trouble = one_runs_into_the_other(
         database,
-        lambda session: record_delivery_events(session, tickets[:1], POLICY, NOW),
-        lambda session: record_delivery_events(session, tickets[1:], POLICY, NOW),
+        lambda session: record_delivery_events(session, own_rows(session, Deliveries, tickets[:1]), POLICY, NOW),
+        lambda session: record_delivery_events(session, own_rows(session, Deliveries, tickets[1:]), POLICY, NOW),
     )
 
     assert not isinstance(trouble, Exception)

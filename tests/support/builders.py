@@ -36,7 +36,7 @@ from chargeapp.storage.models import (
     OutboxRow,
     SessionRequest,
 )
-from chargeapp.storage.outbox import Ticket
+from chargeapp.storage.outbox import OwnRow, Ticket
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 STATION = "123e4567-e89b-12d3-a456-426614174000"
@@ -130,26 +130,31 @@ def claim(
 def claim_and_take(database: Database, table: type[OutboxRow], now: datetime = NOW, limit: int = 100) -> list[Ticket]:
     """As a job does that goes on."""
     with database.writing() as session:
-        return outbox.claim_due(session, table, job_id="job", limit=limit, now=now, taken=True)
+        taken = outbox.claim_and_take(session, table, job_id="job", limit=limit, now=now)
+        return [row.ticket for row in taken]
 
 
 def take(database: Database, table: type[OutboxRow], tickets: Sequence[Ticket], now: datetime = NOW) -> list[Ticket]:
     with database.writing() as session:
-        return outbox.take(session, table, tickets, now)
+        return [row.ticket for row in outbox.take(session, table, tickets, now)]
+
+
+def own_rows(session: Session, table: type[OutboxRow], tickets: Sequence[Ticket]) -> list[OwnRow]:
+    return list(outbox.own_rows(session, table, tickets).values())
 
 
 def decide(database: Database, answer: Answer = ALLOWED, now: datetime = NOW) -> None:
     """Everything that is due for a decision."""
     tickets = claim_and_take(database, Requests, now)
     with database.writing() as session:
-        questions = take_questions(session, tickets, now)
+        questions = take_questions(session, own_rows(session, Requests, tickets), now)
         record_decisions(session, [Answered(each, answer) for each in questions], now)
 
 
 def begin_callbacks(database: Database, now: datetime = NOW) -> list[Callback]:
     tickets = claim_and_take(database, Callbacks, now)
     with database.writing() as session:
-        return take_callbacks(session, tickets, now)
+        return take_callbacks(session, own_rows(session, Callbacks, tickets), now)
 
 
 def attempt(
@@ -176,7 +181,7 @@ def end(database: Database, now: datetime = NOW, policy: RetryPolicy = POLICY) -
     """Every delivery event that is due."""
     tickets = claim_and_take(database, Deliveries, now)
     with database.writing() as session:
-        record_delivery_events(session, tickets, policy, now)
+        record_delivery_events(session, own_rows(session, Deliveries, tickets), policy, now)
 
 
 def rows(database: Database, table: type[Any]) -> list[Any]:
