@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from support.builders import in_time
+from support.builders import eventually, in_time
 
 from chargeapp.errors import DatabaseUnavailable
 from chargeapp.storage import fair_gate
@@ -47,6 +47,38 @@ def test_a_thread_that_waits_for_too_long_gives_up(tmp_path: Path, monkeypatch: 
     with gate.hold():
         assert isinstance(in_time(enter, 3), DatabaseUnavailable)
     gate.close()
+
+
+def test_whoever_gave_up_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, impatient, third = (FairGate(tmp_path / "lock") for _ in range(3))
+    with first.hold():
+        monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 0.1)
+        for _ in range(2):
+            with pytest.raises(DatabaseUnavailable), impatient.hold():
+                pass
+        monkeypatch.undo()
+    for gate in (third, impatient, third):
+        with gate.hold():
+            pass
+        gate.close()
+
+
+def test_a_gate_that_is_closed_while_it_queues_leaves_nothing_open(tmp_path: Path) -> None:
+    lock = tmp_path / "lock"
+    first, second = FairGate(lock), FairGate(lock)
+    with first.hold():
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(DatabaseUnavailable):
+            patch.setattr(fair_gate, "BUSY_SECONDS", 0.1)
+            with second.hold():
+                pass
+        second.close()
+    first.close()
+
+    eventually(lambda: not open_files(lock), "still open")
+
+
+def open_files(path: Path) -> list[Path]:
+    return [each for each in Path("/proc/self/fd").iterdir() if each.is_symlink() and each.readlink() == path]
 
 
 def test_a_child_does_not_share_the_lock_of_its_parent(tmp_path: Path) -> None:
