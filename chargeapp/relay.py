@@ -29,6 +29,8 @@ from chargeapp.transport.broker import BrokerRefuses, BrokerUnavailable, Transpo
 log = get_logger()
 
 TICK_SECONDS = 0.25
+CHECKPOINT_SECONDS = 1.0
+AFTER_FAILED_CHECKPOINT_SECONDS = 60.0
 RECOVERY_SECONDS = 5.0
 FORGET_SECONDS = 60.0
 # One transaction of the relay changes no more than this, so that nobody waits for it.
@@ -76,7 +78,7 @@ class Relay:
         # What needs no broker comes first: it has to be done even while the broker is away.
         self.watch_deadlines(done)
         self.forget()
-        self._database.checkpoint()
+        self._checkpoint()
         self.recover(done)
         self._transport.enqueue_scheduled()
         for stage in STAGES:
@@ -87,11 +89,13 @@ class Relay:
 
     def run(self, stopping: Callable[[], bool]) -> None:
         """Until `stopping`: at once when rung, else a look every quarter of a second."""
-        recover_at = forget_at = 0.0
+        checkpoint_at = recover_at = forget_at = 0.0
         hindered_by: TemporaryFailure | None = None
         with self._wakeups.listen("relay") as bell:
             while not stopping():
                 try:
+                    if time.monotonic() >= checkpoint_at:
+                        checkpoint_at = time.monotonic() + self._checkpoint()
                     if time.monotonic() >= recover_at:
                         recover_at = time.monotonic() + RECOVERY_SECONDS
                         self._maintain()
@@ -185,8 +189,16 @@ class Relay:
     def _maintain(self) -> None:
         done = Pass()
         self.watch_deadlines(done)
-        self._database.checkpoint()
         self.recover(done)
+
+    def _checkpoint(self) -> float:
+        """Seconds until the next one. If it fails, everything else is done all the same."""
+        try:
+            self._database.checkpoint()
+        except TemporaryFailure as error:
+            log.warning("Cannot move the log into the database", action="checkpoint_failed", error=str(error))
+            return AFTER_FAILED_CHECKPOINT_SECONDS
+        return CHECKPOINT_SECONDS
 
     def forget(self) -> Forgotten:
         """What retention demands, bite by bite."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from support.builders import accept, claim_and_take, new_runtime, the_request
+from support.builders import accept, claim_and_take, new_runtime, own_rows, the_request
 from support.callers import API, bearer, make_key, open_api
 
 from chargeapp import clock
@@ -50,6 +50,6 @@ def test_the_access_list_goes_by_the_wall_clock_and_the_deadline_does_not(runtim
     tickets = claim_and_take(runtime.database, ChargingSessionRequestOutbox, utcnow())
     work = Authorization(runtime)
     with runtime.database.writing() as session:
-        (question,) = work.take(session, tickets, utcnow())
+        (question,) = work.take(session, own_rows(session, ChargingSessionRequestOutbox, tickets), utcnow())
 
     assert work.perform(question).answer.reason == Reason.EXPIRED

@@ -1,5 +1,6 @@
 """What is committed stays; who writes waits in line, and never for ever."""
 
+import fcntl
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -288,6 +290,40 @@ def test_the_log_is_moved_into_the_database_by_a_checkpoint(database: Database) 
     # Outside of a transaction, which would keep the log from moving.
     with database.glancing() as connection:
         assert rows_on_driver(connection, "PRAGMA wal_checkpoint")[0][0] == 0
+
+
+def test_the_last_of_the_log_is_moved_while_nobody_writes(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise some commit comes in between each time, and the log never begins anew."""
+    real, held = database.engine.raw_connection, []
+
+    class Watched:
+        def __init__(self) -> None:
+            self._connection = real()
+
+        def cursor(self) -> "Watched":
+            return self
+
+        def execute(self, statement: str) -> Any:
+            held.append(is_held(database.path.with_name(database.path.name + ".lock")))
+            return self._connection.cursor().execute(statement)
+
+        def close(self) -> None:
+            self._connection.close()
+
+    accept(database)
+    monkeypatch.setattr(database.engine, "raw_connection", Watched)
+    database.checkpoint()
+
+    assert held == [False, True]
+
+
+def is_held(lock: Path) -> bool:
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def test_a_checkpoint_that_fails_says_so(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from support.redis_server import RedisServer
 
 from chargeapp import relay as relay_module
 from chargeapp.clock import utcnow
+from chargeapp.errors import DatabaseUnavailable
 from chargeapp.pipeline import AUTHORIZATION, STAGES, Stage
 from chargeapp.relay import Pass, new_job_id
 from chargeapp.runtime import Runtime
@@ -200,6 +201,19 @@ def test_one_pass_says_that_the_relay_lives(runtime: Runtime) -> None:
         beaten = heartbeats.last(session, "relay")
     assert beaten is not None
     assert utcnow() - beaten < seconds(5)
+
+
+def test_a_checkpoint_that_fails_keeps_no_row_from_its_queue(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise DatabaseUnavailable("disk full")
+
+    monkeypatch.setattr(runtime.database, "checkpoint", fail)
+    accept(runtime.database)
+    with capture_logs() as lines:
+        done = runtime.relay.once()
+
+    assert done.published["authorization"] == 1
+    assert [each["error"] for each in lines if each["action"] == "checkpoint_failed"] == ["disk full"]
 
 
 def test_two_passes_at_once_claim_no_row_twice(runtime: Runtime, server: RedisServer) -> None:

@@ -16,6 +16,7 @@ from support.builders import (
     decide,
     just_now,
     new_runtime,
+    own_rows,
 )
 from support.callers import open_api
 from support.trace_collector import TraceCollector
@@ -130,7 +131,7 @@ def test_a_decision_nobody_made_is_told_as_a_failure(runtime: Runtime, collector
     work = Authorization(runtime)
     tickets = claim_and_take(runtime.database, work.stage.outbox, utcnow())
     with runtime.database.writing() as session:
-        (question,) = work.take(session, tickets, utcnow())
+        (question,) = work.take(session, own_rows(session, work.stage.outbox, tickets), utcnow())
 
     work.perform(question)
     runtime.tracing.flush()
@@ -148,10 +149,10 @@ def test_a_delivery_is_told_once_it_is_committed(runtime: Runtime, collector: Tr
     tickets = claim_and_take(runtime.database, Deliveries, utcnow())
 
     with pytest.raises(OSError, match="no room"), runtime.database.writing() as session:
-        work.take(session, tickets, utcnow())
+        work.take(session, own_rows(session, Deliveries, tickets), utcnow())
         raise OSError("no room")
     with runtime.database.writing() as session:
-        work.take(session, tickets, utcnow())
+        work.take(session, own_rows(session, Deliveries, tickets), utcnow())
     runtime.tracing.flush()
 
     (told,) = collector.spans()
