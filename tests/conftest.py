@@ -18,10 +18,19 @@ from chargeapp.config import ALIASES, Settings
 from chargeapp.storage.database import Database
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        choices=["sqlite+rq", "postgresql+rq", "postgresql+kafka"],
+        help="run the acceptance tests on this; default: on SQLite and RQ, some of them on the others too",
+    )
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # A shell in the background has it ignored, and programs that tests start would inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "slow: waits for a period that the contract fixes")
+    config.addinivalue_line("markers", "only_on(part, reason): cannot be run on a stack that has no such part")
 
 
 @pytest.fixture(scope="session", autouse=True)

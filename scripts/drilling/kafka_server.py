@@ -84,6 +84,11 @@ class KafkaServer:
         }
 
     @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def version(self) -> str:
         found = re.search(r"/kafka_[\d.]+-([\d.]+)\.jar", self._class_path)
         return found[1] if found else "of another kind"

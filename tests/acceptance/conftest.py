@@ -8,6 +8,8 @@ from aftermath import Aftermath, kill_a_worker_in_a_burst
 from browser import Browser, open_browser
 from deployment import Deployment
 from servers import Receiver
+from stacks import DEFAULT, STACKS, Kafkas, Stack
+from support.kafka_server import needed_kafka
 from support.postgres_server import PostgresServer
 from troubled_console import Console
 
@@ -26,22 +28,60 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
     return lambda: tmp_path_factory.mktemp("deployment")
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests of `chargeapp` are of promises that hold on every stack; all of them are quick."""
+    if "chargeapp" in metafunc.fixturenames:
+        asked = metafunc.config.getoption("stack")
+        metafunc.parametrize("chargeapp", [asked] if asked else STACKS, indirect=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    stack = item.config.getoption("stack") or DEFAULT
+    for mark in item.iter_markers("only_on"):
+        if mark.args[0] not in stack.split("+"):
+            pytest.skip(f"not on {stack}: {mark.kwargs['reason']}")
+
+
+def stack_of(request: pytest.FixtureRequest, name: str) -> Stack:
+    return Stack(
+        request.getfixturevalue("postgres") if "postgresql" in name else None,
+        request.getfixturevalue("kafkas") if "kafka" in name else None,
+    )
+
+
+@pytest.fixture(scope="session")
+def kafkas() -> Iterator[Kafkas]:
+    with Kafkas(needed_kafka()) as kafkas:
+        yield kafkas
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stack(request: pytest.FixtureRequest) -> None:
+    Deployment.stack = stack_of(request, request.config.getoption("stack") or DEFAULT)
+
+
 @pytest.fixture
 def chargeapp(request: pytest.FixtureRequest) -> Deployment:
-    """Everything by default, for tests that disturb nobody; on another database if they ask for it."""
-    found: Deployment = request.getfixturevalue(f"chargeapp_on_{getattr(request, 'param', 'sqlite')}")
+    """Everything by default, for tests that disturb nobody."""
+    found: Deployment = request.getfixturevalue(f"on_{request.param.replace('+', '_')}")
     return found
 
 
 @pytest.fixture(scope="session")
-def chargeapp_on_sqlite(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
-    with Deployment(data_dir()) as deployment:
+def on_sqlite_rq(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
+    with Deployment(data_dir(), Stack()) as deployment:
         yield deployment.up()
 
 
 @pytest.fixture(scope="session")
-def chargeapp_on_postgresql(data_dir: Callable[[], Path], postgres: PostgresServer) -> Iterator[Deployment]:
-    with postgres.new_database() as url, Deployment(data_dir(), DATABASE_URL=url) as deployment:
+def on_postgresql_rq(data_dir: Callable[[], Path], postgres: PostgresServer) -> Iterator[Deployment]:
+    with Deployment(data_dir(), Stack(postgres)) as deployment:
+        yield deployment.up()
+
+
+@pytest.fixture(scope="session")
+def on_postgresql_kafka(data_dir: Callable[[], Path], postgres: PostgresServer, kafkas: Kafkas) -> Iterator[Deployment]:
+    with Deployment(data_dir(), Stack(postgres, kafkas)) as deployment:
         yield deployment.up()
 
 

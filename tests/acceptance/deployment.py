@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 from sqlalchemy import func, select
+from stacks import Stack
 from support.ports import free_port
 
 from chargeapp.clock import utcnow
@@ -35,41 +36,48 @@ REDIS = "import sys; from pathlib import Path; from chargeapp.transport import e
 
 
 class Deployment:
-    """A context manager. `settings` are environment variables; what is not given is as by default."""
+    """A context manager. `settings` are environment variables; what is not given is as by default, on this `stack`."""
 
+    stack = Stack()
     live: list["Deployment"] = []  # noqa: RUF012 - whose logs are shown when a test fails
 
-    def __init__(self, data_dir: Path, **settings: str) -> None:
+    def __init__(self, data_dir: Path, stack: Stack | None = None, **settings: str) -> None:
         self.data_dir = data_dir
         self.log = data_dir / "processes.log"
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
-        given = {
+        self.settings = {
             "PORT": str(self.port),
             "CHARGEAPP_DATA_DIR": str(data_dir),
             "CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8",
             "LOG_FORMAT": "json",
             **settings,
         }
-        self.environment = {**os.environ, **given, "CHARGEAPP_CONFIG": os.devnull}
-        self.runtime = Runtime(load_settings(environ=given, config_file=Path(os.devnull)))
+        self._ending = contextlib.ExitStack()
+        self._on = (stack or self.stack).ground()
         self.processes: list[subprocess.Popen[bytes]] = []
         self._http = requests.Session()
         self._http.trust_env = False
 
     def __enter__(self) -> "Deployment":
+        ground = self._ending.enter_context(self._on)
+        self._kafka = ground.kafka
+        self.settings = ground.settings | self.settings
+        self.environment = {**os.environ, **self.settings, "CHARGEAPP_CONFIG": os.devnull}
+        self.runtime = Runtime(load_settings(environ=self.settings, config_file=Path(os.devnull)))
         self.live.append(self)
         schema.upgrade(self.runtime.database)
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
-            self._http.close()
-            self.runtime.database.close()
-            for process in reversed(self.processes):
-                stop(process)
-        finally:
-            self.live.remove(self)
+        with self._ending:
+            try:
+                self._http.close()
+                self.runtime.database.close()
+                for process in reversed(self.processes):
+                    stop(process)
+            finally:
+                self.live.remove(self)
 
     # Processes
 
@@ -77,8 +85,15 @@ class Deployment:
         """`chargeapp words…`, in the background."""
         return self._spawn(sys.executable, "-m", "chargeapp", *words)
 
-    def start_redis(self) -> subprocess.Popen[bytes]:
-        return self._spawn(sys.executable, "-c", REDIS, str(self.data_dir))
+    @property
+    def broker(self) -> str:
+        """Its name among the components of `health`."""
+        return "kafka" if self._kafka else "redis"
+
+    def start_broker(self) -> None:
+        """What `up` would bring along."""
+        if not self._kafka:
+            self._spawn(sys.executable, "-c", REDIS, str(self.data_dir))
 
     def run_cron(self) -> None:
         """As cron does: from another directory, and with whatever Python comes first."""
@@ -112,7 +127,10 @@ class Deployment:
         return self.processes[0]
 
     def pid_of(self, program: str) -> int:
-        """A child of `chargeapp up`: `redis`, `worker authorization`, …"""
+        """A child of `chargeapp up`: `redis`, `worker authorization`, …; or `kafka`, which is none."""
+        if program == "kafka":
+            assert self._kafka
+            return self._kafka.pid
         children = children_of(self.supervisor.pid)
         if program == "redis":
             return next(pid for pid in children if "redis-server" in Path(f"/proc/{pid}/cmdline").read_text())
@@ -135,6 +153,20 @@ class Deployment:
             yield
         finally:
             os.kill(self.supervisor.pid, signal.SIGCONT)
+
+    @contextmanager
+    def without_broker(self) -> Iterator[None]:
+        """Redis or Kafka is killed, and comes back afterwards."""
+        if not self._kafka:
+            with self.nothing_restarts():
+                self.kill("redis")
+                yield
+            return
+        self._kafka.stop()
+        try:
+            yield
+        finally:
+            self._kafka.start()
 
     def output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -18,6 +18,7 @@ from benching.programs import family
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCH_SECONDS = 170
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own databases and brokers")
 
 
 def command(*words: str | Path) -> list[str | Path]:

@@ -7,7 +7,6 @@ from deployment import Deployment
 from servers import Answer, Receiver
 from standardwebhooks import Webhook
 
-pytestmark = pytest.mark.parametrize("chargeapp", ["sqlite", "postgresql"], indirect=True)
 numbers = count()
 # The contract's 1, 2, 4 s, less the tolerance it allows.
 LEAST_GAPS = [0.8 * second for second in (1, 2, 4)]

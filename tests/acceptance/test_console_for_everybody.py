@@ -104,6 +104,7 @@ def test_the_browser_complained_of_nothing_but_the_page_that_is_not_there(consol
     assert [each for each in browser.complaints() if "/requests/none" not in each] == []
 
 
+@pytest.mark.only_on("rq", reason="RQ's own dashboard")
 def test_jobs_are_looked_at_while_a_worker_is_busy(console: Console, receiver: Receiver, browser: Browser) -> None:
     browser.be_a_desk()
     browser.complaints()
@@ -135,6 +136,7 @@ def test_jobs_are_looked_at_while_a_worker_is_busy(console: Console, receiver: R
     assert browser.complaints() == []
 
 
+@pytest.mark.only_on("rq", reason="RQ's own dashboard")
 def test_a_script_that_somebody_put_into_redis_does_not_run(console: Console, browser: Browser) -> None:
     redis = console.runtime.redis
     name = "<b>planted</b><img src=x onerror=window.ran=1><script>window.ran=1</script>"

@@ -11,7 +11,6 @@ from standardwebhooks import Webhook
 
 from chargeapp import __version__
 
-pytestmark = pytest.mark.parametrize("chargeapp", ["sqlite", "postgresql"], indirect=True)
 numbers = count()
 
 

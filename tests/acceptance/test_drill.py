@@ -20,6 +20,7 @@ from chargeapp.transport.kafka_topics import make_topics
 
 ROOT = Path(__file__).resolve().parents[2]
 DRILL_SECONDS = 300
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own databases and brokers")
 
 
 @pytest.mark.slow

@@ -68,9 +68,8 @@ class Operator:
 
     def configure(self, **settings: str) -> None:
         secrets = self._bash("chargeapp secrets generate", settings=False).splitlines()
-        given = {name: self.deployment.environment[name] for name in ("PORT", "CHARGEAPP_DATA_DIR", "LOG_FORMAT")}
-        given |= {"CALLBACK_ALLOWED_NETWORKS": "127.0.0.0/8", "CHARGEAPP_CONFIG": os.devnull, **settings}
-        lines = [*secrets, *(f"{name}={value}" for name, value in given.items())]
+        given = {**self.deployment.settings, "CHARGEAPP_CONFIG": os.devnull, **settings}
+        lines = [*secrets, *(f"{name}='{value}'" for name, value in given.items())]
         self.env_file.write_text("\n".join(lines) + "\n")
 
     @property
@@ -192,6 +191,7 @@ def test_the_circuit_breaker_is_open(data_dir: Callable[[], Path], tmp_path: Pat
     assert re.search(r"\d unknown,authorization_error,authorization_service\n", decisions)
 
 
+@pytest.mark.only_on("sqlite", reason="the disk of the SQLite file")
 def test_the_disk_is_full(operator: Operator) -> None:
     room, dry, healthy = operator.follow("The disk is full")
 
@@ -200,6 +200,7 @@ def test_the_disk_is_full(operator: Operator) -> None:
     assert "chargeapp is healthy" in healthy
 
 
+@pytest.mark.only_on("sqlite", reason="begins with a backup of the SQLite file")
 def test_upgrade(operator: Operator, receiver: Receiver) -> None:
     request_id, _ = failed_request(operator, receiver)
 
@@ -232,6 +233,7 @@ def test_key_rotation(operator: Operator, receiver: Receiver) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.only_on("sqlite", reason="backups of the SQLite file")
 def test_backup_and_restore(operator: Operator, receiver: Receiver) -> None:
     before, _ = failed_request(operator, receiver)
     (_, backup), (_, restore) = blocks("Backup and restore")

@@ -22,6 +22,7 @@ from support.postgres_server import EMPTY, PostgresServer
 
 from chargeapp.storage.models import EventRecord
 
+pytestmark = pytest.mark.only_on("sqlite", reason="moves from SQLite to PostgreSQL")
 CALLERS = 4
 MORE = 40
 SHOWN = 5_000

@@ -22,6 +22,7 @@ from chargeapp.storage.models import EventRecord, SessionRequest
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.kafka_client import EVENTS_TOPIC
 
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own Kafka")
 REQUESTS = 300
 RECOVERED_SECONDS = 100.0  # a lease and its recovery
 WORKERS = [f"worker {stage.queue}" for stage in STAGES]

@@ -17,6 +17,7 @@ from chargeapp.pipeline import STAGES
 from chargeapp.security.secrets_file import new_secrets
 from chargeapp.storage.models import EventRecord, SessionRequest
 
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own PostgreSQL")
 REQUESTS = 200
 RECOVERED_SECONDS = 100.0  # a lease and its recovery
 WORKERS = [f"worker {stage.queue}" for stage in STAGES]

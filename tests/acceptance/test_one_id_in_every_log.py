@@ -9,6 +9,9 @@ from typing import Any
 import pytest
 from deployment import Deployment
 from servers import Receiver
+from sqlalchemy import update
+
+from chargeapp.storage.models import SessionRequest
 
 Line = dict[str, Any]
 DRIVER = "driver-token-that-no-log-may-show-1"
@@ -98,9 +101,7 @@ def test_a_dead_letter_is_told_with_the_id(talkative: Deployment, receiver: Rece
         talkative.kill("worker authorization")
         request_id = talkative.submit(DRIVER, receiver.url(path))
         with talkative.runtime.database.writing() as session:
-            session.connection().exec_driver_sql(
-                "UPDATE charging_session_requests SET token_sealed = x'00' WHERE id = ?", (request_id,)
-            )
+            session.execute(update(SessionRequest).where(SessionRequest.id == request_id).values(token_sealed=b"\0"))
 
     talkative.until(lambda: "row_buried" in talkative.output()[before:], "no dead letter")
 

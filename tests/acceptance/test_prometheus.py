@@ -119,12 +119,13 @@ def test_prometheus_loads_every_alert_and_none_fires_without_need(prometheus: Pr
     assert prometheus.firing() == set()
 
 
-def test_the_alert_for_redis_fires_while_redis_is_away(prometheus: Prometheus, deployment: Deployment) -> None:
-    redis = deployment.pid_of("redis")
-    os.kill(redis, signal.SIGSTOP)
+def test_the_alert_for_the_broker_fires_while_it_is_away(prometheus: Prometheus, deployment: Deployment) -> None:
+    alert = {"redis": "ChargeappRedisDown", "kafka": "ChargeappKafkaDown"}[deployment.broker]
+    broker = deployment.pid_of(deployment.broker)
+    os.kill(broker, signal.SIGSTOP)
     try:
-        eventually(lambda: "ChargeappRedisDown" in prometheus.firing(), "no alert", DEADLINE_SECONDS)
+        eventually(lambda: alert in prometheus.firing(), "no alert", DEADLINE_SECONDS)
     finally:
-        os.kill(redis, signal.SIGCONT)
+        os.kill(broker, signal.SIGCONT)
 
     eventually(lambda: prometheus.firing() == set(), "the alert stays", DEADLINE_SECONDS)

@@ -3,15 +3,12 @@
 import subprocess
 import sys
 
-import pytest
 from deployment import ROOT, STATION, Deployment
 from servers import Answer, Receiver
 from sqlalchemy import update
 
 from chargeapp.services.dead_letters import list_dead_letters
 from chargeapp.storage.models import SessionRequest
-
-pytestmark = pytest.mark.parametrize("chargeapp", ["sqlite", "postgresql"], indirect=True)
 
 
 def test_one_key_is_one_request_and_one_callback(chargeapp: Deployment, receiver: Receiver) -> None:

@@ -17,6 +17,7 @@ import requests
 from deployment import ROOT, STATION, Deployment, stop
 from servers import Answer, AuthorizationStub, Receiver
 
+pytestmark = pytest.mark.only_on("sqlite", reason="the README starts on SQLite and Redis")
 README = (ROOT / "README.md").read_text()
 BLOCKS: list[tuple[str, str]] = re.findall(r"^```(\S*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 BASH = [content for language, content in BLOCKS if language == "bash"]

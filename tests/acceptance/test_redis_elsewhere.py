@@ -13,6 +13,7 @@ from support.certificates import Authority
 from support.ports import free_port
 from support.redis_elsewhere import PASSWORD, Watched, plain_server, tls_server
 
+pytestmark = pytest.mark.only_on("rq", reason="about Redis")
 COUNT = 300
 SECONDS = 90.0
 

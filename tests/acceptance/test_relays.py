@@ -18,9 +18,9 @@ REQUESTS = 200
 
 @pytest.fixture(scope="module")
 def apart(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
-    """Redis, the API and two of the workers: no relay, and nobody to send callbacks yet."""
+    """The broker, the API and two of the workers: no relay, and nobody to send callbacks yet."""
     with Deployment(data_dir()) as deployment:
-        deployment.start_redis()
+        deployment.start_broker()
         deployment.start("web")
         deployment.start("worker", "authorization")
         deployment.start("worker", "delivery-events")

@@ -129,8 +129,10 @@ def caddy(directory: Path, deployment: Deployment) -> Iterator[Proxy]:
 
 @pytest.fixture(params=[nginx, caddy], ids=lambda run: run.__name__)
 def proxy(request: pytest.FixtureRequest, tmp_path: Path, data_dir: Callable[[], Path]) -> Iterator[Proxy]:
+    # With Kafka there is no Redis, so each API process counts for itself.
+    processes = {"WEB_WORKERS": "1"} if Deployment.stack.kafkas else {}
     with (
-        Deployment(data_dir(), TRUSTED_PROXIES="1", RATE_LIMIT="3/hour") as deployment,
+        Deployment(data_dir(), TRUSTED_PROXIES="1", RATE_LIMIT="3/hour", **processes) as deployment,
         request.param(tmp_path, deployment.up()) as started,
     ):
         yield started

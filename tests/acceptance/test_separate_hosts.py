@@ -20,6 +20,7 @@ from chargeapp.security.secrets_file import new_secrets
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import EventRecord, SessionRequest
 
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own PostgreSQL and Redis")
 # A lease of a minute, and what it takes to find out that it has ended.
 LEASE_ENDED_SECONDS = 80.0
 # Twice the time after which a silent connection is given up.
