@@ -35,11 +35,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("chargeapp", [asked] if asked else STACKS, indirect=True)
 
 
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    stack = item.config.getoption("stack") or DEFAULT
-    for mark in item.iter_markers("only_on"):
-        if mark.args[0] not in stack.split("+"):
-            pytest.skip(f"not on {stack}: {mark.kwargs['reason']}")
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    stack = config.getoption("stack") or DEFAULT
+    for item in items:
+        for mark in item.iter_markers("only_on"):
+            if mark.args[0] not in stack.split("+"):
+                item.add_marker(pytest.mark.skip(reason=f"not on {stack}: {mark.kwargs['reason']}"))
 
 
 def stack_of(request: pytest.FixtureRequest, name: str) -> Stack:

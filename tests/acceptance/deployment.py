@@ -14,7 +14,7 @@ from typing import Any
 
 import requests
 from sqlalchemy import func, select
-from stacks import Stack
+from stacks import Stack, delete_topics
 from support.ports import free_port
 
 from chargeapp.clock import utcnow
@@ -54,13 +54,13 @@ class Deployment:
             **settings,
         }
         self._ending = contextlib.ExitStack()
-        self._on = (stack or self.stack).ground()
+        self.stack = stack or self.stack
         self.processes: list[subprocess.Popen[bytes]] = []
         self._http = requests.Session()
         self._http.trust_env = False
 
     def __enter__(self) -> "Deployment":
-        ground = self._ending.enter_context(self._on)
+        ground = self._ending.enter_context(self.stack.ground())
         self._kafka = ground.kafka
         self.settings = ground.settings | self.settings
         self.environment = {**os.environ, **self.settings, "CHARGEAPP_CONFIG": os.devnull}
@@ -73,6 +73,7 @@ class Deployment:
         with self._ending:
             try:
                 self._http.close()
+                self.runtime.close_transport()
                 self.runtime.database.close()
                 for process in reversed(self.processes):
                     stop(process)
@@ -167,6 +168,13 @@ class Deployment:
             yield
         finally:
             self._kafka.start()
+
+    def empty_broker(self) -> None:
+        """Every job in it is gone."""
+        if self._kafka:
+            delete_topics(self._kafka)
+        else:
+            self.runtime.redis.flushall()
 
     def output(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""

@@ -53,12 +53,21 @@ class Kafkas:
 
 
 def forget_chargeapp(broker: KafkaServer) -> None:
-    admin = AdminClient({"bootstrap.servers": broker.address, "log_level": 0})
+    delete_topics(broker)
+    admin = admin_of(broker)
+    for stage in STAGES:
+        eventually(lambda stage=stage: is_gone(admin, group_of(stage)), "a group has members", FORGOTTEN_SECONDS)
+
+
+def admin_of(broker: KafkaServer) -> AdminClient:
+    return AdminClient({"bootstrap.servers": broker.address, "log_level": 0})
+
+
+def delete_topics(broker: KafkaServer) -> None:
+    admin = admin_of(broker)
     ours = {*map(topic_of, STAGES), EVENTS_TOPIC} & set(admin.list_topics(timeout=ANSWER_SECONDS).topics)
     for deleted in admin.delete_topics(sorted(ours)).values() if ours else ():
         deleted.result(ANSWER_SECONDS)
-    for stage in STAGES:
-        eventually(lambda stage=stage: is_gone(admin, group_of(stage)), "a group has members", FORGOTTEN_SECONDS)
 
 
 def is_gone(admin: AdminClient, group: str) -> bool:

@@ -16,7 +16,6 @@ from support.moved_clock import MovedClock
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import SessionRequest
 
-pytestmark = pytest.mark.only_on("sqlite", reason="on PostgreSQL the wall clock counts; README, Known limits")
 HOUR = 3600
 # Between two of the relay.
 LOOK = timedelta(seconds=5)
@@ -48,7 +47,12 @@ def moved(data_dir: Callable[[], Path], clock: MovedClock) -> Iterator[Deploymen
     service.close()
 
 
-@pytest.mark.parametrize("ahead", [-HOUR, HOUR], ids=["an hour back", "two hours ahead"])
+FORWARD = pytest.mark.only_on("sqlite", reason="a clock set forward makes requests older there: a known limit")
+
+
+@pytest.mark.parametrize(
+    "ahead", [pytest.param(-HOUR, id="an hour back"), pytest.param(HOUR, marks=FORWARD, id="two hours ahead")]
+)
 def test_nothing_is_too_late_or_stalls_because_the_clock_was_set(
     moved: Deployment, receiver: Receiver, clock: MovedClock, ahead: int
 ) -> None:
@@ -69,10 +73,11 @@ def test_nothing_is_too_late_or_stalls_because_the_clock_was_set(
     assert len(receiver.at(decided)) == 3
     # Receivers go by the wall clock.
     assert abs(int(attempts[-1].headers["webhook-timestamp"]) - time.time() - ahead) < 60
-    # Each of the processes noticed, two relays among them; it counts once.
-    assert abs(json.loads((moved.data_dir / "chargeapp.db.clock").read_text())["behind"] - ahead) < 60
-    assert deadlines(moved) == times
-    assert '"action": "clock_set"' in moved.output()
+    if moved.runtime.database.path:
+        # Each of the processes noticed, two relays among them; it counts once.
+        assert abs(json.loads((moved.data_dir / "chargeapp.db.clock").read_text())["behind"] - ahead) < 60
+        assert deadlines(moved) == times
+        assert '"action": "clock_set"' in moved.output()
 
     moved.until(lambda: last_look(moved) >= looked_at + LOOK, "the relay stalls")
     moved.wait_until(submit(moved, receiver.url(decided)), state="delivered")

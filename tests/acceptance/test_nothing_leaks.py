@@ -11,23 +11,23 @@ import json
 import socket
 import subprocess
 import sys
-import zlib
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
-import redis
 import requests
 from deployment import STATION, Deployment
+from inside_brokers import inside_broker
 from servers import Answer, AuthorizationStub, Receiver
 from sqlalchemy import select, update
-from traces import Search
+from traces import Search, Trace
 
+from chargeapp.pipeline import STAGES
 from chargeapp.security.driver_tokens import mask
 from chargeapp.storage.models import AuthorizationDecisionCallbackOutbox, SessionRequest
-from chargeapp.transport.embedded_redis import embedded_redis_url
 
 numbers = count()
 SETTINGS = {
@@ -56,7 +56,7 @@ class Day:
         self.accepted: list[str] = []
         self.answers: list[bytes] = []
         self.secrets: dict[str, str] = {}
-        self.client = redis.Redis.from_url(embedded_redis_url(deployment.data_dir))
+        self.inside_broker = inside_broker(deployment)
 
     def token(self, kind: str) -> str:
         self.tokens.append(f"{kind}-driver-token-{next(numbers):06}")
@@ -115,7 +115,7 @@ def day(data_dir: Callable[[], Path]) -> Iterator[Day]:
     try:
         with Deployment(data_dir(), AUTHORIZATION_SERVICE_URL=stub.url, **SETTINGS) as deployment:
             happened = Day(deployment.up(), receiver, stub)
-            with happened.client:
+            with contextlib.closing(happened.inside_broker):
                 callers_and_operators(happened)
                 yield happened
     finally:
@@ -253,11 +253,9 @@ def odd_receivers(day: Day) -> None:
 
 def poison(day: Day) -> None:
     """Jobs that are not ours; what is said of them must not quote the jobs under way beside them."""
-    for queue in ("authorization", "callbacks", "delivery-events"):
+    for stage in STAGES:
         for data in (b"\xff", b'["os.system", null, ["true"], {}]', b'["jobs.callbacks.deliver", null, [{}], {}]'):
-            job_id = f"poison-{next(numbers)}"
-            day.client.hset(f"rq:job:{job_id}", mapping={"data": data, "origin": queue})
-            day.client.rpush(f"rq:queue:{queue}", job_id)
+            day.inside_broker.put(stage, data)
 
 
 def operators(day: Day) -> None:
@@ -329,10 +327,20 @@ def everywhere(day: Day) -> list[Any]:
     search = day.search()
     return [
         *search.files(day.deployment.data_dir, besides=[day.deployment.data_dir / "secrets.json"]),
-        *search.redis(day.client),
+        *day.inside_broker.traces(search),
+        *traces_in_postgresql(day.deployment, search),
         *search.processes(*(process.pid for process in day.deployment.processes)),
         *(trace for answer in day.answers for trace in search.within("an answer", answer)),
     ]
+
+
+def traces_in_postgresql(deployment: Deployment, search: Search) -> list[Trace]:
+    """SQLite is among the files."""
+    server = deployment.stack.postgres
+    if server is None:
+        return []
+    in_log = search.within("the log of PostgreSQL", server.log().encode())
+    return search.postgresql(deployment.settings["DATABASE_URL"]) + in_log
 
 
 @pytest.mark.slow
@@ -377,14 +385,22 @@ def test_the_day_really_had_everything_in_it(day: Day) -> None:
     assert (day.deployment.data_dir / "secrets.json").stat().st_mode & 0o077 == 0
 
 
+def put_canary_into_postgresql(deployment: Deployment, token: str) -> set[str]:
+    if deployment.stack.postgres is None:
+        return set()
+    with psycopg.connect(deployment.settings["DATABASE_URL"]) as connection:
+        connection.execute("CREATE TABLE canary (content bytea)")
+        connection.execute("INSERT INTO canary VALUES (%s)", [token.encode()])
+    return {"table canary"}
+
+
 @pytest.mark.slow
 def test_the_search_finds_a_canary_wherever_one_is_put(day: Day) -> None:
     token, data_dir, search = day.tokens[0], day.deployment.data_dir, day.search()
     # As the things searched really hold it: in the middle of a file, sealed into a job, in an argument.
     (data_dir / "wakeups" / "canary").write_bytes(b"\0" * 10_000 + base64.b64encode(b"xy" + token.encode()) + b"\0")
-    day.client.hset("rq:job:canary", "data", zlib.compress(json.dumps([token]).encode()))
-    day.client.xadd("rq:results:canary", {"exc": token.encode().hex()})
-    day.client.zadd("rq:canary", {token: 1})
+    in_broker = day.inside_broker.put_canaries(token)
+    in_tables = put_canary_into_postgresql(day.deployment, token)
     sleeper = [sys.executable, "-c", "import sys; sys.stdin.read()"]
     with (
         subprocess.Popen([*sleeper, token], stdin=subprocess.PIPE) as in_arguments,
@@ -392,11 +408,10 @@ def test_the_search_finds_a_canary_wherever_one_is_put(day: Day) -> None:
     ):
         found = everywhere(day) + search.processes(in_arguments.pid, in_environment.pid)
 
-    (data_dir / "wakeups" / "canary").unlink()
-    day.client.delete("rq:job:canary", "rq:results:canary", "rq:canary")
     assert {trace.where for trace in found} == {
         str(data_dir / "wakeups" / "canary"),
-        *(f"Redis {key!r}" for key in (b"rq:canary", b"rq:job:canary", b"rq:results:canary")),
+        *in_broker,
+        *in_tables,
         f"cmdline of {in_arguments.pid}",
         f"environ of {in_environment.pid}",
     }

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import redis
+from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from deployment import children_of
+from psycopg import sql
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,20 @@ class Search:
                 found += self.within(f"Redis {key!r}", value) + self.within(f"Redis {key!r}", unpacked(value))
         return found
 
+    def kafka(self, address: str) -> list[Trace]:
+        """Every message that is still there."""
+        return [trace for where, content in messages_at(address) for trace in self.within(where, content)]
+
+    def postgresql(self, url: str) -> list[Trace]:
+        """Every row of every table."""
+        found: list[Trace] = []
+        with psycopg.connect(url) as connection:
+            tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
+            for (table,) in tables:
+                with connection.cursor().copy(sql.SQL("COPY {} TO STDOUT").format(sql.Identifier(table))) as rows:
+                    found += [trace for row in rows for trace in self.within(f"table {table}", bytes(row))]
+        return found
+
     def processes(self, *pids: int) -> list[Trace]:
         """Arguments and environments of these processes and of all below them."""
         found: list[Trace] = []
@@ -96,6 +113,31 @@ def values_of(client: redis.Redis, key: bytes) -> Iterator[bytes]:
             for _, fields in any_client.xrange(key):
                 yield from fields
                 yield from fields.values()
+
+
+def messages_at(address: str) -> Iterator[tuple[str, bytes]]:
+    """Where something is, and what."""
+    own = {"group.id": "a search", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
+    reader = Consumer({"bootstrap.servers": address, **own})
+    topics = reader.list_topics(timeout=10).topics
+    partitions = [
+        TopicPartition(name, number, OFFSET_BEGINNING)
+        for name, topic in topics.items()
+        if not name.startswith("__")
+        for number in topic.partitions
+    ]
+    reader.assign(partitions)
+    ends = 0
+    while ends < len(partitions):
+        for each in reader.consume(500, 0.1):
+            if each.error() is not None:
+                ends += 1
+                continue
+            parts = [("key", each.key()), ("value", each.value())]
+            parts += [("header", value) for _, value in each.headers() or ()]
+            for name, part in parts:
+                yield f"{name} in {each.topic()}", part.encode() if isinstance(part, str) else part or b""
+    reader.close()
 
 
 def unpacked(value: bytes) -> bytes:
