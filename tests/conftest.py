@@ -65,7 +65,8 @@ def no_logger_remembers_how_logging_was_configured() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[PostgresServer]:
     """One server for the whole run; each test has a database of its own."""
-    with PostgresServer(needed_postgres()) as server:
+    # Several deployments run at the same time, and each may need 45.
+    with PostgresServer(needed_postgres(), max_connections="400") as server:
         yield server
 
 

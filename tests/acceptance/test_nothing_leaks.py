@@ -398,7 +398,7 @@ def put_canary_into_postgresql(deployment: Deployment, token: str) -> set[str]:
 def test_the_search_finds_a_canary_wherever_one_is_put(day: Day) -> None:
     token, data_dir, search = day.tokens[0], day.deployment.data_dir, day.search()
     # As the things searched really hold it: in the middle of a file, sealed into a job, in an argument.
-    (data_dir / "wakeups" / "canary").write_bytes(b"\0" * 10_000 + base64.b64encode(b"xy" + token.encode()) + b"\0")
+    (data_dir / "canary").write_bytes(b"\0" * 10_000 + base64.b64encode(b"xy" + token.encode()) + b"\0")
     in_broker = day.inside_broker.put_canaries(token)
     in_tables = put_canary_into_postgresql(day.deployment, token)
     sleeper = [sys.executable, "-c", "import sys; sys.stdin.read()"]
@@ -409,7 +409,7 @@ def test_the_search_finds_a_canary_wherever_one_is_put(day: Day) -> None:
         found = everywhere(day) + search.processes(in_arguments.pid, in_environment.pid)
 
     assert {trace.where for trace in found} == {
-        str(data_dir / "wakeups" / "canary"),
+        str(data_dir / "canary"),
         *in_broker,
         *in_tables,
         f"cmdline of {in_arguments.pid}",

@@ -1,4 +1,4 @@
-"""On each store: one request for one key, and a dead letter that goes on once it is replayed."""
+"""On every stack: one request for one key, and a dead letter that goes on once it is replayed."""
 
 import subprocess
 import sys
