@@ -1,5 +1,6 @@
 """Our topics: whether we may do with them what we have to, and making those that are missing."""
 
+import time
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, TopicCollection
@@ -28,6 +29,13 @@ def make_topics(admin: AdminClient) -> None:
             except KafkaException as error:
                 if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise
+    # A broker hears of them a moment later, and until then refuses who subscribes.
+    give_up_at = time.monotonic() + ANSWER_SECONDS
+    with unavailable("topics"):
+        while not NEEDED.keys() <= admin.list_topics(timeout=ANSWER_SECONDS).topics.keys():
+            if time.monotonic() > give_up_at:
+                return
+            time.sleep(0.02)
 
 
 def prepare(client: dict[str, Any]) -> None:

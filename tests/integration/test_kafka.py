@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -52,6 +53,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.storage import outbox
 from chargeapp.transport.broker import BrokerUnavailable
 from chargeapp.transport.kafka_client import EVENTS_TOPIC, group_of, topic_of
+from chargeapp.transport.kafka_topics import make_topics
 from chargeapp.transport.kafka_transport import ROWS_WAITING
 from jobs.kafka_worker import KafkaWorker
 
@@ -428,3 +430,25 @@ def test_topics_are_made_at_the_start(runtime: Runtime, kafka: KafkaServer) -> N
 
     ours = {name: len(each.partitions) for name, each in found.items() if name.startswith("chargeapp.")}
     assert ours == dict.fromkeys([*map(topic_of, STAGES), EVENTS_TOPIC], 12)
+
+
+def test_whoever_has_made_topics_finds_them(kafka: KafkaServer) -> None:
+    """Several processes make them at the same time, and subscribe at once."""
+    client = {"bootstrap.servers": kafka.address, "log_level": 0}
+    admin = AdminClient(client)
+    ours = {*map(topic_of, STAGES), EVENTS_TOPIC}
+
+    def there() -> set[str]:
+        return ours & set(admin.list_topics(timeout=10).topics)
+
+    def make_and_look(_: int) -> set[str]:
+        own = AdminClient(client)
+        make_topics(own)
+        return ours & set(own.list_topics(timeout=10).topics)
+
+    for _ in range(3):
+        for deleted in admin.delete_topics(sorted(there())).values() if there() else ():
+            deleted.result(10)
+        eventually(lambda: not there(), "topics are not deleted")
+        with ThreadPoolExecutor(4) as pool:
+            assert list(pool.map(make_and_look, range(4))) == [ours] * 4
