@@ -14,14 +14,18 @@ from sqlalchemy import update
 from chargeapp.storage.models import SessionRequest
 
 Line = dict[str, Any]
+LAST = ("worker delivery-events", "callback_delivery_succeeded")
 DRIVER = "driver-token-that-no-log-may-show-1"
 
 
 @pytest.fixture(scope="module")
-def talkative(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
+def talkative(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Deployment]:
+    """Works already: with its first request the relay may say that topics of a new Kafka have no leaders yet."""
     settings = {"LOG_LEVEL": "debug", "CALLBACK_RETRY_DELAY_MILLIS": "10", "CALLBACK_MAX_RETRIES": "1"}
     with Deployment(data_dir(), **settings) as deployment:
-        yield deployment.up()
+        first = deployment.up().submit(DRIVER, receiver.url(receiver.path()))
+        deployment.until(lambda: told(lines(deployment.output()), first)[-1:] == [LAST], "the end is not told")
+        yield deployment
 
 
 def lines(text: str) -> list[Line]:
@@ -43,8 +47,7 @@ def test_each_stage_has_a_line_and_no_line_lacks_the_id(talkative: Deployment, r
 
     request_id = talkative.submit(DRIVER, receiver.url(path))
     receiver.wait_for(path)
-    last = ("worker delivery-events", "callback_delivery_succeeded")
-    talkative.until(lambda: last in told(since(talkative, before), request_id), "the end is not told")
+    talkative.until(lambda: LAST in told(since(talkative, before), request_id), "the end is not told")
 
     log = since(talkative, before)
     assert set(told(log, request_id)) == {
@@ -52,7 +55,7 @@ def test_each_stage_has_a_line_and_no_line_lacks_the_id(talkative: Deployment, r
         ("relay", "row_published"),
         ("worker authorization", "authorization_decided"),
         ("worker callbacks", "callback_attempted"),
-        last,
+        LAST,
     }
     assert [line for line in log if line.get("request_id") != request_id] == []
     assert DRIVER not in talkative.output()
