@@ -19,13 +19,10 @@ DRIVER = "driver-token-that-no-log-may-show-1"
 
 
 @pytest.fixture(scope="module")
-def talkative(data_dir: Callable[[], Path], receiver: Receiver) -> Iterator[Deployment]:
-    """Works already: with its first request the relay may say that topics of a new Kafka have no leaders yet."""
+def talkative(data_dir: Callable[[], Path]) -> Iterator[Deployment]:
     settings = {"LOG_LEVEL": "debug", "CALLBACK_RETRY_DELAY_MILLIS": "10", "CALLBACK_MAX_RETRIES": "1"}
     with Deployment(data_dir(), **settings) as deployment:
-        first = deployment.up().submit(DRIVER, receiver.url(receiver.path()))
-        deployment.until(lambda: told(lines(deployment.output()), first)[-1:] == [LAST], "the end is not told")
-        yield deployment
+        yield deployment.up()
 
 
 def lines(text: str) -> list[Line]:
@@ -57,7 +54,9 @@ def test_each_stage_has_a_line_and_no_line_lacks_the_id(talkative: Deployment, r
         ("worker callbacks", "callback_attempted"),
         LAST,
     }
-    assert [line for line in log if line.get("request_id") != request_id] == []
+    # The relay may say that the topics of a new Kafka have no leaders yet.
+    others = [line for line in log if line.get("request_id") != request_id]
+    assert [line for line in others if line["action"] not in ("relay_hindered", "relay_back")] == []
     assert DRIVER not in talkative.output()
 
 
