@@ -16,6 +16,7 @@ from support.moved_clock import MovedClock
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import SessionRequest
 
+pytestmark = pytest.mark.only_on("rq", reason="librdkafka waits by the kernel's clock, which is not set here")
 HOUR = 3600
 # Between two of the relay.
 LOOK = timedelta(seconds=5)
@@ -47,12 +48,7 @@ def moved(data_dir: Callable[[], Path], clock: MovedClock) -> Iterator[Deploymen
     service.close()
 
 
-FORWARD = pytest.mark.only_on("sqlite", reason="a clock set forward makes requests older there: a known limit")
-
-
-@pytest.mark.parametrize(
-    "ahead", [pytest.param(-HOUR, id="an hour back"), pytest.param(HOUR, marks=FORWARD, id="two hours ahead")]
-)
+@pytest.mark.parametrize("ahead", [-HOUR, HOUR], ids=["an hour back", "two hours ahead"])
 def test_nothing_is_too_late_or_stalls_because_the_clock_was_set(
     moved: Deployment, receiver: Receiver, clock: MovedClock, ahead: int
 ) -> None:

@@ -19,6 +19,7 @@ from chargeapp.security.secrets_file import new_secrets
 from chargeapp.storage import heartbeats
 from chargeapp.storage.models import SessionRequest
 
+pytestmark = pytest.mark.only_on("sqlite", reason="brings its own PostgreSQL and Redis")
 HOUR = 3600
 ALLOWED = b'{"status": "allowed"}'
 
