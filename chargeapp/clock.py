@@ -57,7 +57,7 @@ class Course:
 
 _course: Course | None = None
 _note = Path()
-_everybodys: Callable[[], datetime] | None = None
+_shared_time: Callable[[], datetime] | None = None
 
 
 def wall_clock() -> datetime:
@@ -65,8 +65,8 @@ def wall_clock() -> datetime:
 
 
 def utcnow() -> datetime:
-    if _everybodys is not None:
-        return _everybodys()
+    if _shared_time is not None:
+        return _shared_time()
     course = _course
     if course is None:
         return wall_clock()
@@ -83,8 +83,8 @@ def seconds_behind() -> float:
 
 def keep_steady(note: Path) -> None:
     """Once for each process. All with the same `note` agree, and so does one that starts after a jump."""
-    global _course, _note, _everybodys  # noqa: PLW0603 - one process, one time
-    _everybodys = None
+    global _course, _note, _shared_time  # noqa: PLW0603 - one process, one time
+    _shared_time = None
     if not BOOT_ID.is_file():
         return
     _note = note
@@ -95,10 +95,10 @@ def keep_steady(note: Path) -> None:
         _write(_course)
 
 
-def follow(everybodys: Callable[[], datetime]) -> None:
+def follow(shared_time: Callable[[], datetime]) -> None:
     """Where several hosts have to agree, they go by one clock."""
-    global _everybodys  # noqa: PLW0603
-    _everybodys = everybodys
+    global _shared_time  # noqa: PLW0603
+    _shared_time = shared_time
 
 
 def _after_move(known: Course) -> Course:
@@ -127,7 +127,8 @@ def _measured() -> tuple[float, float]:
 
 
 def seconds_up() -> float:
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    """Where it is not Linux, without those of a suspension."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def _boot() -> str:

@@ -122,9 +122,9 @@ class Relay:
         """Publish due rows while the queue is short; with `patient`, leave fresh ones to a job that is taking them."""
         published = 0
         while True:
-            now = utcnow()
             head_start = PATIENCE if patient and self._wakeups.attended(stage.queue) else timedelta()
             with self._database.reading() as session:
+                now = utcnow()
                 if not outbox.any_due(session, stage.outbox, now - head_start, now):
                     return published
             if not (room := self._transport.room(stage)):
@@ -168,8 +168,9 @@ class Relay:
     def watch_deadlines(self, done: Pass) -> None:
         """No silence: decide what nobody decided in time, end what nobody ended. Needs no broker."""
         while True:
-            now = utcnow()
             with self._database.writing() as session:
+                # Not before: PostgreSQL's time is known once it was reached.
+                now = utcnow()
                 set_back = follow_clock_back(session, "relay", now)
                 decided = decide_overdue(session, now, now - DECISION_GRACE, ROWS_A_BITE)
                 expired = expire_overdue(session, now, now - self._expiry_grace, ROWS_A_BITE)

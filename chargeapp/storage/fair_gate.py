@@ -34,8 +34,8 @@ class FairGate:
             raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
         try:
             file = self._open()
-            self._lock(file, give_up_at)
             try:
+                self._lock(file, give_up_at)
                 # Those who queued behind a blocked writer give up together instead of one after the other.
                 if time.monotonic() > give_up_at:
                     raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
@@ -94,9 +94,11 @@ class _Queuer:
         with self._changed:
             self._wanted = self.queues = True
             self._changed.notify()
-            self._changed.wait_for(lambda: self._granted, max(0.0, seconds))
-            granted, self._granted, self._wanted = self._granted, False, False
-            return granted
+            try:
+                return self._changed.wait_for(lambda: self._granted, max(0.0, seconds))
+            finally:
+                # Also if a signal ends a job while it waits.
+                self._granted = self._wanted = False
 
     def close(self) -> None:
         """Closes the file, as soon as it is not in use."""
@@ -108,12 +110,13 @@ class _Queuer:
         while self._is_to_queue():
             fcntl.flock(self._file, fcntl.LOCK_EX)
             with self._changed:
-                self.queues = False
                 self._granted = self._wanted
                 if self._wanted:
                     self._changed.notify()
                 else:
                     fcntl.flock(self._file, fcntl.LOCK_UN)
+                # Last: as long as it is true, nobody else asks by this file.
+                self.queues = False
         os.close(self._file)
 
     def _is_to_queue(self) -> bool:

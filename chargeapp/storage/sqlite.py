@@ -2,18 +2,18 @@
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pysqlite3 import dbapi2 as sqlite
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DatabaseError
+from sqlalchemy.exc import DatabaseError, SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from chargeapp import clock
-from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
+from chargeapp.errors import DatabaseUnavailable, MisconfiguredError, RequestRefused
 from chargeapp.storage.fair_gate import BUSY_SECONDS, FairGate
 from chargeapp.storage.moved import check_still_here
 from chargeapp.storage.pipes import Pipes
@@ -60,6 +60,9 @@ class SqliteFile:
                     run_on_driver(writer, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                     self._writes_durably = durable
                 yield writer
+            except RequestRefused:
+                # Rolled back, as it is every day.
+                raise
             except BaseException:
                 # Whatever state that left it in.
                 self._writer, self._writes_durably = None, True
@@ -100,18 +103,16 @@ class SqliteFile:
         """Nothing: whoever writes is alone."""
 
     def checkpoint(self) -> None:
-        connection = self.engine.raw_connection()
         move = "PRAGMA wal_checkpoint(PASSIVE)"
         try:
-            # Most of it beside the writers, the rest while there are none: only then does the log begin anew. One that
-            # grows makes each commit wait twice as long for the disk.
-            connection.cursor().execute(move).fetchall()
-            with self._gate.hold():
+            with closing(self.engine.raw_connection()) as connection:
+                # Most of it beside the writers, the rest while there are none: only then does the log begin anew. In
+                # one that grows, each commit waits twice as long for the disk.
                 connection.cursor().execute(move).fetchall()
-        except sqlite.OperationalError as error:
+                with self._gate.hold():
+                    connection.cursor().execute(move).fetchall()
+        except (sqlite.DatabaseError, SQLAlchemyError) as error:
             raise DatabaseUnavailable(f"The database cannot be checkpointed just now: {error}") from error
-        finally:
-            connection.close()
 
     def wakeups(self, directory: Path) -> Pipes:
         return Pipes(directory)

@@ -22,7 +22,9 @@ def make_topics(admin: AdminClient) -> None:
     wanted = [NewTopic(topic, num_partitions=PARTITIONS) for topic in missing_topics(admin)]
     if not wanted:
         return
-    for topic, made in admin.create_topics(wanted, request_timeout=ANSWER_SECONDS).items():
+    with unavailable("topics"):
+        begun = admin.create_topics(wanted, request_timeout=ANSWER_SECONDS)
+    for topic, made in begun.items():
         with unavailable(f"Create on topic {topic}"):
             try:
                 made.result(2 * ANSWER_SECONDS)
@@ -62,8 +64,8 @@ def _described(admin: AdminClient) -> list[str]:
     absent: list[str] = []
     missing: list[str] = []
     wanted = TopicCollection(list(NEEDED))
-    found = admin.describe_topics(wanted, include_authorized_operations=True, request_timeout=RIGHTS_SECONDS)
     with unavailable("topics"):
+        found = admin.describe_topics(wanted, include_authorized_operations=True, request_timeout=RIGHTS_SECONDS)
         for topic, needed in NEEDED.items():
             try:
                 # An old broker says nothing of rights.

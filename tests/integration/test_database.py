@@ -95,6 +95,23 @@ def test_every_commit_is_on_disk_before_it_is_answered(database: Database) -> No
     assert pragma(database, "foreign_keys") == 1
 
 
+class RefusedError(Exception):
+    """What a use case may raise in the middle of its transaction."""
+
+
+def test_a_commit_after_a_claim_is_on_disk_again(database: Database) -> None:
+    def level(*, durable: bool) -> int:
+        with database.writing(durable=durable) as session:
+            return int(session.scalar(text("PRAGMA synchronous")))
+
+    assert [level(durable=each) for each in (True, False, False, True)] == [2, 1, 1, 2]
+    for durable in (True, False):
+        with pytest.raises(RefusedError), database.writing(durable=durable):
+            raise RefusedError
+        assert level(durable=True) == 2
+        assert level(durable=False) == 1
+
+
 def test_a_row_without_its_request_is_refused(database: Database) -> None:
     event = {"request_id": "req-none", "type": "RequestAccepted", "at": NOW, "details": {}, "terminal": False}
 

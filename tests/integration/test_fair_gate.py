@@ -1,6 +1,7 @@
 """The queue of writers: in turn over threads and processes, and for no longer than the limit."""
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -58,6 +59,29 @@ def test_whoever_gave_up_keeps_nobody_out(tmp_path: Path, monkeypatch: pytest.Mo
                 pass
         monkeypatch.undo()
     for gate in (third, impatient, third):
+        with gate.hold():
+            pass
+        gate.close()
+
+
+class TimeIsUpError(Exception):
+    """As RQ ends a job: raised by a signal, in the middle of anything."""
+
+
+def test_a_waiting_that_a_signal_ends_keeps_nobody_out(tmp_path: Path) -> None:
+    def end(*_: object) -> None:
+        raise TimeIsUpError
+
+    first, ended, third = (FairGate(tmp_path / "lock") for _ in range(3))
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        with first.hold():
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(TimeIsUpError), ended.hold():
+                pass
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    for gate in (third, ended, first):
         with gate.hold():
             pass
         gate.close()
