@@ -109,7 +109,7 @@ class Relay:
                 except TemporaryFailure as error:
                     if not is_as_before(error, hindered_by):
                         log.warning("Relay cannot work just now", action="relay_hindered", error=str(error))
-                    hindered_by = error
+                    hindered_by = error.with_traceback(None)
                     self._wait(bell, 1.0, stopping)
                 else:
                     # A pass with nothing to publish needed no broker.
