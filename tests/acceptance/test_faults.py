@@ -31,7 +31,8 @@ def test_without_its_broker_requests_are_accepted_and_delivered_later(battered: 
 
         assert health.status_code == 200
         assert (health.json()["status"], health.json()["components"][battered.broker]["status"]) == ("DEGRADED", "DOWN")
-        assert receiver.at(path) == []
+        # Workers of Kafka take rows from the database meanwhile.
+        assert battered.broker == "kafka" or receiver.at(path) == []
 
     battered.until(lambda: all_delivered(battered, accepted), "not delivered", RECOVERY_SECONDS)
     assert {len(each) for each in receiver.by_request(path).values()} == {1}
