@@ -34,7 +34,6 @@ class SqliteFile:
         self.engine = _create_engine(str(self.path))
         self.readers = self.engine.execution_options(read_only=True)
         self._writer: Connection | None = None
-        self._writes_durably = True
         self._glances = threading.Lock()
         self._glance: Connection | None = None
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
@@ -56,16 +55,16 @@ class SqliteFile:
         with self._gate.hold():
             writer = self._writer = self._writer or self.engine.connect()
             try:
-                if durable is not self._writes_durably:
+                if durable is not writer.info.get("durable", True):
                     run_on_driver(writer, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                    self._writes_durably = durable
+                    writer.info["durable"] = durable
                 yield writer
             except RequestRefused:
                 # Rolled back, as it is every day.
                 raise
             except BaseException:
                 # Whatever state that left it in.
-                self._writer, self._writes_durably = None, True
+                self._writer = None
                 writer.invalidate()
                 writer.close()
                 raise
