@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 import requests
-from confluent_kafka import Consumer, TopicPartition
 from deployment import STATION, Deployment, children_of, stop
 from servers import Answer, Receiver
 from sqlalchemy import func, select
+from support.kafka_messages import messages_at
 from support.kafka_server import KafkaServer
 from support.postgres_server import PostgresServer
 
@@ -113,23 +113,13 @@ def test_kills_a_restart_of_the_broker_and_a_rebalance_lose_nothing(
 
 def told_to_others(kafka: KafkaServer) -> set[str]:
     """The requests of whose end there is an event; nothing there tells of a driver."""
-    settings = {"bootstrap.servers": kafka.address, "group.id": "another service", "enable.partition.eof": True}
-    reader = Consumer({**settings, "enable.auto.commit": False, "log_level": 0})
-    partitions = reader.list_topics(EVENTS_TOPIC, timeout=10).topics[EVENTS_TOPIC].partitions
-    reader.assign([TopicPartition(EVENTS_TOPIC, number, 0) for number in partitions])
     ended: set[str] = set()
-    ends = 0
-    while ends < len(partitions):
-        for each in reader.consume(500, 0.1):
-            if each.error() is not None:
-                ends += 1
-                continue
-            value = each.value() or b""
-            assert b"driver" not in value
-            event = json.loads(value)
-            if event["data"]["terminal"]:
-                ended.add(event["subject"])
-    reader.close()
+    for each in messages_at(kafka.address, EVENTS_TOPIC.__eq__):
+        value = each.value() or b""
+        assert b"driver" not in value
+        event = json.loads(value)
+        if event["data"]["terminal"]:
+            ended.add(event["subject"])
     return ended
 
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import psycopg
 import redis
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
 from deployment import children_of
 from psycopg import sql
+from support.kafka_messages import messages_at
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Search:
 
     def kafka(self, address: str) -> list[Trace]:
         """Every message that is still there."""
-        return [trace for where, content in messages_at(address) for trace in self.within(where, content)]
+        return [trace for where, content in parts_of_messages(address) for trace in self.within(where, content)]
 
     def postgresql(self, url: str) -> list[Trace]:
         """Every row of every table."""
@@ -115,29 +115,13 @@ def values_of(client: redis.Redis, key: bytes) -> Iterator[bytes]:
                 yield from fields.values()
 
 
-def messages_at(address: str) -> Iterator[tuple[str, bytes]]:
+def parts_of_messages(address: str) -> Iterator[tuple[str, bytes]]:
     """Where something is, and what."""
-    own = {"group.id": "a search", "enable.auto.commit": False, "enable.partition.eof": True, "log_level": 0}
-    reader = Consumer({"bootstrap.servers": address, **own})
-    topics = reader.list_topics(timeout=10).topics
-    partitions = [
-        TopicPartition(name, number, OFFSET_BEGINNING)
-        for name, topic in topics.items()
-        if not name.startswith("__")
-        for number in topic.partitions
-    ]
-    reader.assign(partitions)
-    ends = 0
-    while ends < len(partitions):
-        for each in reader.consume(500, 0.1):
-            if each.error() is not None:
-                ends += 1
-                continue
-            parts = [("key", each.key()), ("value", each.value())]
-            parts += [("header", value) for _, value in each.headers() or ()]
-            for name, part in parts:
-                yield f"{name} in {each.topic()}", part.encode() if isinstance(part, str) else part or b""
-    reader.close()
+    for each in messages_at(address, lambda topic: not topic.startswith("__")):
+        parts = [("key", each.key()), ("value", each.value())]
+        parts += [("header", value) for _, value in each.headers() or ()]
+        for name, part in parts:
+            yield f"{name} in {each.topic()}", part.encode() if isinstance(part, str) else part or b""
 
 
 def unpacked(value: bytes) -> bytes:
