@@ -88,8 +88,10 @@ def claim_due(
 
     Rows due later than `due_before` are left alone.
     """
-    look = _look(job_id, limit, now) | {"due_before": due_before or now}
-    return [Ticket(row.id, row.enqueue_seq) for row in _longest_due_first(statements(outbox).claim.rows(session, look))]
+    look = {"now": now, "due_before": due_before or now, "limit": limit}
+    found = statements(outbox).to_claim.rows(session, look)
+    claimed = _claim(session, outbox, found, job=job_id, lease=_lease_end(now), taken=None)
+    return [row.ticket for row in claimed]
 
 
 def claim_and_take(
@@ -105,12 +107,12 @@ def claim_and_take(
 
     Those whose destination is in `not_to` are left alone.
     """
-    look = _look(job_id, limit, now) | {"due_before": now}
+    look: dict[str, Any] = {"now": now, "due_before": now, "limit": limit}
     if not_to:
-        claimed = statements(outbox).claim_and_take_elsewhere.rows(session, look | {"not_to": list(not_to)})
+        found = statements(outbox).to_take_elsewhere.rows(session, look | {"not_to": list(not_to)})
     else:
-        claimed = statements(outbox).claim_and_take.rows(session, look)
-    return [_own(row) for row in _longest_due_first(claimed)]
+        found = statements(outbox).to_take.rows(session, look)
+    return _claim(session, outbox, found, job=job_id, lease=_lease_end(now), taken=now)
 
 
 def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now: datetime) -> bool:
@@ -133,8 +135,8 @@ def take(session: Session, outbox: type[OutboxRow], tickets: Iterable[Ticket], n
     found = statements(outbox).untaken.rows(session, {"ids": list(wanted), "now": now})
     own = [_own(row) for row in found if wanted[row.id] == row.enqueue_seq]
     if own:
-        lease = now + timedelta(seconds=LEASE_SECONDS)
-        statements(outbox).take.change(session, {"ids": [row.row_id for row in own], "now": now, "lease": lease})
+        held = {"ids": [row.row_id for row in own], "now": now, "lease": _lease_end(now)}
+        statements(outbox).take.change(session, held)
     return own
 
 
@@ -169,7 +171,7 @@ def postpone(session: Session, outbox: type[OutboxRow], row: OwnRow, until: date
 
 def renew(session: Session, outbox: type[OutboxRow], tickets: Collection[Ticket], now: datetime) -> None:
     """Keep rows leased while their job is still at work on them."""
-    lease = now + timedelta(seconds=LEASE_SECONDS)
+    lease = _lease_end(now)
     statements(outbox).renew.change_each(session, [{**held, "lease": lease} for held in _held(tickets)])
 
 
@@ -193,7 +195,7 @@ def release_lost(session: Session, outbox: type[OutboxRow], job_ids: Collection[
 
 def jobs_in_queue(session: Session, outbox: type[OutboxRow], claimed_before: datetime) -> set[str]:
     """Ids of the jobs that should be waiting in the queue, unless they were claimed a moment ago."""
-    lease = claimed_before + timedelta(seconds=LEASE_SECONDS)
+    lease = _lease_end(claimed_before)
     return {row.job_id for row in statements(outbox).jobs_in_queue.rows(session, {"lease": lease})}
 
 
@@ -211,12 +213,16 @@ def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, 
     return next((row.request_id for row in statements(outbox).bury.rows(session, held)), None)
 
 
-def _look(job_id: str, limit: int, now: datetime) -> dict[str, Any]:
-    return {"now": now, "limit": limit, "lease": now + timedelta(seconds=LEASE_SECONDS), "job": job_id}
+def _claim(
+    session: Session, outbox: type[OutboxRow], found: Sequence[Any], **claim: str | datetime | None
+) -> list[OwnRow]:
+    if found:
+        statements(outbox).claim.change(session, {"ids": [row.id for row in found], **claim})
+    return [_own(row._replace(enqueue_seq=row.enqueue_seq + 1)) for row in found]
 
 
-def _longest_due_first(claimed: Sequence[Any]) -> list[Any]:
-    return sorted(claimed, key=lambda row: (row.due_at, row.id))
+def _lease_end(now: datetime) -> datetime:
+    return now + timedelta(seconds=LEASE_SECONDS)
 
 
 def _own(row: Any) -> OwnRow:

@@ -14,9 +14,10 @@ from chargeapp.storage.prepared import Prepared
 class Statements:
     insert: Prepared
     newest: Prepared
+    to_claim: Prepared
+    to_take: Prepared
+    to_take_elsewhere: Prepared
     claim: Prepared
-    claim_and_take: Prepared
-    claim_and_take_elsewhere: Prepared
     any_due: Prepared
     any_to_take: Prepared
     any_to_take_elsewhere: Prepared
@@ -52,22 +53,10 @@ def statements(outbox: type[OutboxRow]) -> Statements:
 
     whole = (row.id, row.enqueue_seq, row.request_id, row.type, row.payload, row.attempts)
 
-    def claim(taken_at: Any, returned: tuple[Any, ...], *conditions: Any) -> Prepared:
-        chosen = (
-            select(row.id)
-            .where(due, *conditions)
-            .order_by(row.due_at)
-            .limit(bindparam("limit"))
-            .with_for_update(skip_locked=True)  # left out on SQLite, where there is one writer at a time
-            # PostgreSQL may run a plain subquery several times, and so choose more than the limit.
-            .cte("chosen")
-        )
-        return Prepared(
-            update(table)
-            .where(row.id.in_(select(chosen.c.id)))
-            .values(enqueue_seq=row.enqueue_seq + 1, lease_until=lease, job_id=bindparam("job"), taken_at=taken_at)
-            .returning(*returned, row.due_at)
-        )
+    def longest_due(*conditions: Any) -> Prepared:
+        found = select(*whole).where(due, *conditions).order_by(row.due_at).limit(bindparam("limit"))
+        # Left out on SQLite, where there is one writer at a time.
+        return Prepared(found.with_for_update(skip_locked=True))
 
     # A row that somebody has locked just now is not lost.
     of_lost_jobs = and_(row.job_id.in_(bindparam("jobs", expanding=True)), untaken)
@@ -76,9 +65,21 @@ def statements(outbox: type[OutboxRow]) -> Statements:
     return Statements(
         insert=Prepared(insert(table)),
         newest=Prepared(select(func.max(row.id).label("id"))),
-        claim=claim(None, (row.id, row.enqueue_seq), free),
-        claim_and_take=claim(now, whole, unbegun),
-        claim_and_take_elsewhere=claim(now, whole, unbegun, elsewhere),
+        to_claim=longest_due(free),
+        to_take=longest_due(unbegun),
+        to_take_elsewhere=longest_due(unbegun, elsewhere),
+        # An UPDATE that also chooses the rows and returns them takes half as long again on SQLite, and twice as long
+        # where there are none.
+        claim=Prepared(
+            update(table)
+            .where(ids)
+            .values(
+                enqueue_seq=row.enqueue_seq + 1,
+                lease_until=lease,
+                job_id=bindparam("job"),
+                taken_at=bindparam("taken", type_=row.taken_at.type),
+            )
+        ),
         any_due=Prepared(select(row.id).where(due, free).limit(1)),
         any_to_take=Prepared(select(row.id).where(due, unbegun).limit(1)),
         any_to_take_elsewhere=Prepared(select(row.id).where(due, unbegun, elsewhere).limit(1)),

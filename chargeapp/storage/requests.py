@@ -46,13 +46,14 @@ TO_TELL_OF = Prepared(
 )
 UNDECIDED = Prepared(_locked(select(COLUMN.id, COLUMN.destination).where(IDS, COLUMN.decided_at.is_(None))))
 TO_MOVE_ON = Prepared(_locked(select(COLUMN.id, COLUMN.destination, COLUMN.expires_at, COLUMN.ended_at).where(IDS)))
-TO_AUTHORIZE = _locked(select(COLUMN.id).where(IDS, COLUMN.decided_at.is_(None))).cte("to_authorize")
-BEGIN_AUTHORIZING = Prepared(
-    update(TABLE)
-    .where(COLUMN.id.in_(select(TO_AUTHORIZE.c.id)))
-    .values(state=State.AUTHORIZING)
-    .returning(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by)
+TO_AUTHORIZE = Prepared(
+    _locked(
+        select(COLUMN.id, COLUMN.station_id, COLUMN.token_sealed, COLUMN.token_hash, COLUMN.decide_by).where(
+            IDS, COLUMN.decided_at.is_(None)
+        )
+    )
 )
+BEGIN_AUTHORIZING = Prepared(update(TABLE).where(IDS).values(state=State.AUTHORIZING))
 DECIDE = Prepared(
     update(TABLE)
     .where(COLUMN.id == bindparam("request"))
@@ -107,7 +108,10 @@ def undecided(session: Session, ids: Collection[str]) -> dict[str, Any]:
 
 def begin_authorizing(session: Session, ids: Collection[str]) -> dict[str, Any]:
     """What is to be asked about those that are undecided."""
-    return {row.id: row for row in BEGIN_AUTHORIZING.rows(session, {"ids": list(ids)})}
+    found = {row.id: row for row in TO_AUTHORIZE.rows(session, {"ids": list(ids)})}
+    if found:
+        BEGIN_AUTHORIZING.change(session, {"ids": list(found)})
+    return found
 
 
 def decide(session: Session, answers: dict[str, Answer], now: datetime) -> None:
