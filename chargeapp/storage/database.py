@@ -22,6 +22,7 @@ from chargeapp.errors import DatabaseUnavailable, MisconfiguredError
 from chargeapp.logs import get_logger
 from chargeapp.storage import news
 from chargeapp.storage.moved import StoreMoved
+from chargeapp.storage.prepared import CONNECTION
 from chargeapp.storage.wakeups import Wakeups
 
 log = get_logger()
@@ -183,16 +184,16 @@ def is_database_trouble(error: Exception) -> bool:
 
 @contextmanager
 def _writing(store: Store, durable: bool) -> Iterator[Session]:
-    with store.writer(durable=durable) as writer, Session(writer, expire_on_commit=False) as session, session.begin():
+    with Session(expire_on_commit=False) as session, store.writer(durable=durable) as session.bind, session.begin():
         # Begins at once, so that a store that has moved says so before anything is done.
-        session.connection()
+        session.info[CONNECTION] = session.connection()
         yield session
 
 
 @contextmanager
 def _reading(store: Store) -> Iterator[Session]:
     with Session(store.readers, expire_on_commit=False) as session:
-        session.connection()
+        session.info[CONNECTION] = session.connection()
         yield session
 
 

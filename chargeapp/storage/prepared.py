@@ -5,16 +5,20 @@ figures). What stays SQLAlchemy's: the statement, its spelling for each database
 """
 
 from collections import namedtuple
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import Connection, Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
+from chargeapp.storage.columns import UtcDateTime
+
 Parameters = Mapping[str, Any]
 Convert = Callable[[Any], Any]
+
+CONNECTION = "connection"
 
 
 class Prepared:
@@ -26,30 +30,27 @@ class Prepared:
 
     def rows(self, session: Session, parameters: Parameters) -> list[Any]:
         """All rows, as named tuples."""
-        return self.rows_on(session.connection(), parameters)
+        return self.rows_on(connection_of(session), parameters)
 
     def rows_on(self, connection: Connection, parameters: Parameters) -> list[Any]:
         form, parameters = self._form(connection.dialect, parameters)
-        with _cursor(connection, form.sql) as cursor:
-            cursor.execute(form.sql, form.bound(parameters))
-            found = cursor.fetchall()
-        return form.read(found)
+        values = form.bound(parameters)
+        return form.read(_on_cursor(connection, form.sql, lambda cursor: cursor.execute(form.sql, values).fetchall()))
 
     def change(self, session: Session, parameters: Parameters) -> int:
         """Returns how many rows were changed."""
-        connection = session.connection()
+        connection = connection_of(session)
         form, parameters = self._form(connection.dialect, parameters)
-        with _cursor(connection, form.sql) as cursor:
-            cursor.execute(form.sql, form.bound(parameters))
-            return int(cursor.rowcount)
+        values = form.bound(parameters)
+        return int(_on_cursor(connection, form.sql, lambda cursor: cursor.execute(form.sql, values).rowcount))
 
     def change_each(self, session: Session, parameters: Collection[Parameters]) -> None:
         """Once for each of `parameters`, which all have the same names and no list."""
         if parameters:
-            connection = session.connection()
+            connection = connection_of(session)
             form, _ = self._form(connection.dialect, next(iter(parameters)))
-            with _cursor(connection, form.sql) as cursor:
-                cursor.executemany(form.sql, [form.bound(each) for each in parameters])
+            rows = [form.bound(each) for each in parameters]
+            _on_cursor(connection, form.sql, lambda cursor: cursor.executemany(form.sql, rows))
 
     def _form(self, dialect: Dialect, parameters: Parameters) -> "tuple[_Form, Parameters]":
         """With lists of 1, 2, 4, 8, ... elements only, so that there are few forms: the last one is repeated."""
@@ -68,6 +69,13 @@ def _room_for(number: int) -> int:
     return 1 << (number - 1).bit_length() if number else 0
 
 
+def connection_of(session: Session) -> Connection:
+    """Noted when the session begins: asking SQLAlchemy for it each time takes as long as a small statement."""
+    # A savepoint is set only when SQLAlchemy is asked.
+    noted: Connection | None = None if session.in_nested_transaction() else session.info.get(CONNECTION)
+    return session.connection() if noted is None else noted
+
+
 class _Form:
     """The spelling for one database and certain lengths of lists."""
 
@@ -84,6 +92,9 @@ class _Form:
         for place in spelled.positiontup or spelled.parameters:
             name, at = elements.get(place, (place, None))
             convert = compiled.binds[name].type.dialect_impl(dialect).bind_processor(dialect)
+            if convert is not None and isinstance(compiled.binds[name].type, UtcDateTime):
+                # The same moment is stored many times.
+                convert = lru_cache(64)(convert)
             self._takes.append((place, name, at, convert))
         columns = list(statement.exported_columns)
         row: Any = namedtuple("Row", [each.name for each in columns])  # type: ignore[misc]
@@ -115,24 +126,21 @@ class _Form:
 
 
 def run_on_driver(connection: Connection, sql: str) -> None:
-    with _cursor(connection, sql) as cursor:
-        cursor.execute(sql)
+    _on_cursor(connection, sql, lambda cursor: cursor.execute(sql))
 
 
 def rows_on_driver(connection: Connection, sql: str, parameters: Sequence[object] = ()) -> list[Any]:
     """For a statement that is in the words of one database only."""
-    with _cursor(connection, sql) as cursor:
-        cursor.execute(sql, parameters)
-        return list(cursor.fetchall())
+    found: list[Any] = _on_cursor(connection, sql, lambda cursor: cursor.execute(sql, parameters).fetchall())
+    return found
 
 
-@contextmanager
-def _cursor(connection: Connection, sql: str) -> Iterator[Any]:
-    """The driver's; raises what SQLAlchemy would."""
+def _on_cursor(connection: Connection, sql: str, use: Callable[[Any], Any]) -> Any:
+    """What `use` makes of a cursor of the driver's; raises what SQLAlchemy would."""
     driver: Any = connection.dialect.loaded_dbapi
     cursor = connection.connection.cursor()
     try:
-        yield cursor
+        return use(cursor)
     except driver.Error as error:
         if connection.dialect.is_disconnect(error, connection.connection.dbapi_connection, cursor):
             connection.invalidate(error)

@@ -33,7 +33,7 @@ class SqliteFile:
         self._prepare_directory()
         self.engine = _create_engine(str(self.path))
         self.readers = self.engine.execution_options(read_only=True)
-        self._writer: Connection | None = None
+        self._writers: dict[bool, Connection] = {}
         self._glances = threading.Lock()
         self._glance: Connection | None = None
         self._gate = FairGate(self.path.with_name(self.path.name + ".lock"))
@@ -53,18 +53,19 @@ class SqliteFile:
     def writer(self, *, durable: bool) -> Iterator[Connection]:
         """One connection for all of this process's, of whose threads one writes at a time."""
         with self._gate.hold():
-            writer = self._writer = self._writer or self.engine.connect()
+            writer = self._writers.get(durable)
+            if writer is None:
+                writer = self._writers[durable] = self.engine.connect()
+                if not durable:
+                    run_on_driver(writer, "PRAGMA synchronous=NORMAL")
             try:
-                if durable is not writer.info.get("durable", True):
-                    run_on_driver(writer, f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-                    writer.info["durable"] = durable
                 yield writer
             except RequestRefused:
                 # Rolled back, as it is every day.
                 raise
             except BaseException:
                 # Whatever state that left it in.
-                self._writer = None
+                del self._writers[durable]
                 writer.invalidate()
                 writer.close()
                 raise
@@ -120,8 +121,8 @@ class SqliteFile:
         glance, self._glance = self._glance, None
         if glance is not None:
             glance.close()
-        writer, self._writer = self._writer, None
-        if writer is not None:
+        writers, self._writers = self._writers, {}
+        for writer in writers.values():
             writer.close()
         self.engine.dispose()
         self._gate.close()
