@@ -97,7 +97,7 @@ class Consumer(Generic[Task, Result]):
                     renewed = now
                     self._renew()
                 rung = bell.wait(0 if self._more_due and not closing else LOOK_SECONDS)
-                if rung and not closing:
+                if rung and not closing and self._work.gather_seconds:
                     time.sleep(self._work.gather_seconds)
                 self._collect()
                 # Threads need not wait for the transaction.
@@ -136,6 +136,7 @@ class Consumer(Generic[Task, Result]):
                 if claim:
                     own += self._claim(session, claim, now)
                 tasks = self._take(session, own, now)
+                heard = bool(results) and self._ring_early()
         except TemporaryFailure as error:
             # Results stay here until they can be recorded: their calls must not be made twice.
             log.warning("Database is busy, trying again", action="job_hindered", error=str(error))
@@ -158,8 +159,12 @@ class Consumer(Generic[Task, Result]):
         self._more_due = bool(claim) and len(own) >= claim
         self._waiting.extend(tasks)
         self._lease_ends |= dict.fromkeys(map(self._work.ticket, tasks), lease_ends)
-        if results or len(tasks) < len(own):
+        if (results and not heard) or len(tasks) < len(own):
             self._tell_next_stage()
+
+    def _ring_early(self) -> bool:
+        next_stage = self._work.next_stage
+        return next_stage is not None and self._wakeups.ring_early(next_stage.queue)
 
     def _tell_next_stage(self) -> None:
         """Whatever goes wrong here, the calls under way must still be recorded; the relay finds the rows anyway."""
@@ -306,7 +311,8 @@ class Consumer(Generic[Task, Result]):
 
     def _next_retry(self) -> datetime | None:
         try:
-            with self._database.reading() as session:
+            # In its turn: who rang early, and was not heard any more, has committed by then, and the relay finds it.
+            with self._database.writing(durable=False) as session:
                 return outbox.next_retry_at(session, self._outbox, self._job_id)
         except DatabaseUnavailable:
             return None  # The relay finds its rows again.

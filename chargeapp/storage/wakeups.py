@@ -18,6 +18,12 @@ class Wakeups(Protocol):
     def ring(self, queue: str) -> bool:
         """Wake the jobs that wait for more of this queue, or else the relay; False if nobody heard it."""
 
+    def ring_early(self, queue: str) -> bool:
+        """As the last thing in a transaction, so that jobs wake up while it is committed; False where it is no use.
+
+        Who writes next has to wait for this transaction, so a job that hears it finds its rows.
+        """
+
     def attended(self, queue: str) -> bool:
         """Whether a job waits for more of this queue."""
 

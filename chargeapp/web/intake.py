@@ -69,6 +69,7 @@ class Intake:
 
     def _commit(self) -> None:
         together: list[Waiting] = []
+        wakeups, heard = self._runtime.wakeups, False
         answers: list[Acknowledgement | Exception]
         if self._together >= CROWD:
             self._as_many_again.wait(GATHER_SECONDS)
@@ -85,6 +86,7 @@ class Intake:
                     )
                 ]
                 failpoints.reach("api.before_commit")
+                heard = wakeups.ring_early(AUTHORIZATION.queue)
             failpoints.reach("api.after_commit")
         except Exception as error:
             together = together or self._all_waiting()
@@ -98,7 +100,8 @@ class Intake:
                 each.leads = True
         for each in (*together, *next_):
             each.called.set()
-        self._runtime.wakeups.ring(AUTHORIZATION.queue)
+        if not heard:
+            wakeups.ring(AUTHORIZATION.queue)
 
     def _all_waiting(self) -> list[Waiting]:
         with self._lock:

@@ -15,9 +15,12 @@ from support.builders import (
     DELIVERED,
     FAILED,
     Callbacks,
+    Requests,
     accept,
     claim,
+    claim_and_take,
     decide,
+    decide_in,
     eventually,
     facts,
     just_now,
@@ -174,6 +177,52 @@ def test_a_lingering_job_takes_rows_that_are_rung_for_meanwhile(
         assert time.monotonic() - began < 5
     job.stopping.set()
     runtime.wakeups.ring("callbacks")
+    job.join()
+
+
+def test_a_job_that_is_rung_for_before_the_commit_finds_the_row(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs.consumer, "LINGER_SECONDS", 10)
+    monkeypatch.setattr(jobs.consumer, "LOOK_SECONDS", 10)
+    monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 5)
+    accept(runtime.database, now=just_now())
+    tickets = claim_and_take(runtime.database, Requests, just_now())
+    job = Job(runtime, Rehearsed(runtime, deliver))
+    begun: list[int] = []
+    ended: list[int] = []
+    transact = job.consumer._transact
+
+    def observed(claim: int) -> None:
+        begun.append(claim)
+        transact(claim)
+        ended.append(claim)
+
+    monkeypatch.setattr(job.consumer, "_transact", observed)
+    job.start()
+    eventually(lambda: len(ended) == 1)
+
+    with runtime.database.writing() as session:
+        decide_in(session, tickets, now=just_now())
+        assert runtime.wakeups.ring_early("callbacks")
+        eventually(lambda: len(begun) == 2)
+    eventually(lambda: attempts(runtime) == [1])
+    job.stopping.set()
+    runtime.wakeups.ring("callbacks")
+    job.join()
+
+
+def test_a_job_that_ends_lets_those_commit_who_rang_for_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fair_gate, "BUSY_SECONDS", 5)
+    job = Job(runtime, Rehearsed(runtime, deliver))
+    job.start()
+    eventually(lambda: runtime.wakeups.attended("callbacks"))
+
+    with runtime.database.writing():
+        eventually(lambda: not runtime.wakeups.attended("callbacks"))
+        assert job.thread is not None
+        job.thread.join(0.2)
+        assert job.thread.is_alive()
     job.join()
 
 

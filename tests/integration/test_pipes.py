@@ -36,6 +36,15 @@ def test_a_ring_never_waits_though_nobody_empties_the_pipe(wakeups: Pipes) -> No
         assert bell.wait(0)
 
 
+def test_an_early_ring_is_heard_by_jobs_alone(wakeups: Pipes) -> None:
+    with wakeups.listen("relay") as relay:
+        assert not wakeups.ring_early("callbacks")
+        with wakeups.listen("callbacks") as job:
+            assert wakeups.ring_early("callbacks")
+            assert job.wait(0)
+        assert not relay.wait(0)
+
+
 def test_a_closed_listener_leaves_nothing(wakeups: Pipes, tmp_path: Path) -> None:
     with wakeups.listen("relay") as bell:
         pass

@@ -47,6 +47,12 @@ def test_a_job_that_attends_its_queue_hears_the_ring_instead_of_the_relay(wakeup
         assert not relay.wait(0)
 
 
+def test_an_early_ring_is_heard_only_where_writers_wait_for_their_turn(wakeups: Wakeups, database: Database) -> None:
+    with wakeups.listen("callbacks") as job:
+        assert wakeups.ring_early("callbacks") is (database.path is not None)
+        assert job.wait(0) is (database.path is not None)
+
+
 def test_all_listeners_of_a_queue_are_woken(wakeups: Wakeups) -> None:
     with wakeups.listen("callbacks") as one, wakeups.listen("callbacks") as other:
         wakeups.ring("callbacks")

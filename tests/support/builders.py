@@ -147,8 +147,13 @@ def decide(database: Database, answer: Answer = ALLOWED, now: datetime = NOW) ->
     """Everything that is due for a decision."""
     tickets = claim_and_take(database, Requests, now)
     with database.writing() as session:
-        questions = take_questions(session, own_rows(session, Requests, tickets), now)
-        record_decisions(session, [Answered(each, answer) for each in questions], now)
+        decide_in(session, tickets, answer, now)
+
+
+def decide_in(session: Session, tickets: Sequence[Ticket], answer: Answer = ALLOWED, now: datetime = NOW) -> None:
+    """Those whose rows were taken."""
+    questions = take_questions(session, own_rows(session, Requests, tickets), now)
+    record_decisions(session, [Answered(each, answer) for each in questions], now)
 
 
 def begin_callbacks(database: Database, now: datetime = NOW) -> list[Callback]:
