@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import time
 from typing import Any
 
 from flask import Flask, Response
@@ -20,6 +21,8 @@ log = get_logger()
 
 KEEP_ALIVE_SECONDS = 30
 GRACEFUL_SECONDS = 15
+# Long enough for a process that sleeps to wake up. Only new connections wait for it.
+PAUSE_SECONDS = 0.001
 NOT_HTTP = ("bad_request", "This is no HTTP request that can be read.")
 # What is wrong with a request before there is one; everything else of the kind is 400.
 CODES: dict[type[Exception], tuple[int, str]] = {
@@ -32,6 +35,12 @@ CODES: dict[type[Exception], tuple[int, str]] = {
 
 class DiscreetWorker(ThreadWorker):  # type: ignore[misc]
     """gunicorn's own logs and sends back what it could not read, and that may have a driver token in it."""
+
+    def accept(self, listener: Any) -> None:
+        """Leaves the next connection to another process: one of them may have got all those of a busy caller."""
+        super().accept(listener)
+        if self.cfg.workers > 1:
+            time.sleep(PAUSE_SECONDS)
 
     def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:
         if isinstance(error, errors.ParseException):
