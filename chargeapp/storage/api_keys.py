@@ -1,5 +1,6 @@
 """The statements that let every request in, built once; see requests.py."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
@@ -11,6 +12,19 @@ TABLE: Any = ApiKey.__table__
 
 FIND = Prepared(select(TABLE).where(TABLE.c.id == bindparam("id")))
 ANY = Prepared(select(TABLE.c.id).limit(1))
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a look found: the row of a key, or that nobody has made one yet."""
+
+    key: Any | None
+
+    def holds(self, connection: Connection) -> bool:
+        """Whether another look finds the same."""
+        if self.key is None:
+            return not any_exist(connection)
+        return bool(find(connection, self.key.id) == self.key)
 
 
 def find(connection: Connection, key_id: str) -> Any:

@@ -51,7 +51,7 @@ class SqliteFile:
 
     @contextmanager
     def writer(self, *, durable: bool) -> Iterator[Connection]:
-        """One connection for all of this process's, of whose threads one writes at a time."""
+        """This process's connection for such transactions: of its threads, one writes at a time."""
         with self._gate.hold():
             writer = self._writers.get(durable)
             if writer is None:

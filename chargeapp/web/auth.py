@@ -18,6 +18,7 @@ from chargeapp.security.api_keys import Scope, host_allowed, take_apart
 from chargeapp.security.callback_url import CallbackTarget, CallbackUrlRefused
 from chargeapp.services.console_sessions import NOTED_EVERY, find_session, note_use
 from chargeapp.storage import api_keys
+from chargeapp.storage.api_keys import Seen
 from chargeapp.web.forms import check_form_token, check_same_site, session_cookie
 
 log = get_logger()
@@ -95,6 +96,12 @@ def for_admins(view: View) -> View:
     return _heeding_session(requires(Scope.ADMIN)(view))
 
 
+def confirmed_as_it_stores(view: View) -> View:
+    """Lets in whoever was let in before; the view has `seen()` confirmed by the transaction that stores something."""
+    view.remembers_keys = True  # type: ignore[attr-defined]
+    return view
+
+
 def _heeding_session(view: View) -> View:
     view.heeds_session = True  # type: ignore[attr-defined]
     return view
@@ -121,6 +128,17 @@ def current_caller() -> Caller:
     return caller
 
 
+def seen() -> Seen:
+    """What the caller was let in for."""
+    found: Seen = g.seen
+    return found
+
+
+def look_again() -> None:
+    """Raises NotAuthenticated or NotAllowed if the caller may not do this any more."""
+    current_app.extensions["doorkeeper"].look_again()
+
+
 def known_caller() -> Caller | None:
     """None before anybody was recognised, and on open routes."""
     found: Caller | None = g.get("caller")
@@ -137,6 +155,7 @@ class Doorkeeper:
         self._runtime = runtime
         self._may_be_open = may_be_open(runtime.settings)
         self._keys_exist = False
+        self._keys: dict[str, Any] = {}
 
     def recognise(self) -> None:
         """Find out who calls; a refusal waits for `admit`, so that refused attempts are counted before it."""
@@ -167,6 +186,12 @@ class Doorkeeper:
             check_same_site()
             check_form_token(g.form_secret)
 
+    def look_again(self) -> None:
+        g.pop("refusal", None)
+        g.looked_again = True
+        self.recognise()
+        self.admit()
+
     def _caller(self) -> Caller:
         credentials = request.authorization
         if credentials is not None and credentials.type == "bearer":
@@ -178,6 +203,7 @@ class Doorkeeper:
             if view_is("heeds_session"):
                 # There is no session; what other sites cannot know will do.
                 g.form_secret = self._runtime.vault.hash("forms of the open console")
+            g.seen = Seen(None)
             return EVERYBODY
         if view_is("heeds_session") and (session_id := session_cookie()):
             return self._by_session(session_id)
@@ -202,13 +228,17 @@ class Doorkeeper:
         parts = take_apart(given)
         if parts is None:
             raise NotAuthenticated(NO_KEY)
-        with self._runtime.database.glancing() as connection:
-            found = api_keys.find(connection, parts.id)
+        found = self._keys.get(parts.id) if remembers_keys() else None
         if found is None or not parts.matches(found.secret_hash):
-            raise NotAuthenticated(NO_KEY, key_id=parts.id)
+            with self._runtime.database.glancing() as connection:
+                found = api_keys.find(connection, parts.id)
+            if found is None or not parts.matches(found.secret_hash):
+                raise NotAuthenticated(NO_KEY, key_id=parts.id)
+            self._keys[parts.id] = found
         # Whoever has the secret may know why it does not work any more.
         if reason := why_unusable(found):
             raise NotAuthenticated(reason, key_id=parts.id)
+        g.seen = Seen(found)
         return caller_with(found)
 
     def _open(self) -> bool:
@@ -218,8 +248,9 @@ class Doorkeeper:
         # A name that somebody has pointed here would make his page one of ours.
         if not is_loopback(host_asked_for()):
             return False
-        with self._runtime.database.glancing() as connection:
-            self._keys_exist = api_keys.any_exist(connection)
+        if not remembers_keys():
+            with self._runtime.database.glancing() as connection:
+                self._keys_exist = api_keys.any_exist(connection)
         return not self._keys_exist
 
 
@@ -235,6 +266,11 @@ def required_scopes() -> frozenset[Scope]:
 def view_is(mark: str) -> bool:
     """Whether the view that was asked for is marked so."""
     return getattr(current_app.view_functions.get(request.endpoint or ""), mark, False)
+
+
+def remembers_keys() -> bool:
+    """Whether what was found before will do, because it is confirmed later."""
+    return view_is("remembers_keys") and "looked_again" not in g
 
 
 def why_unusable(key: Any) -> str | None:

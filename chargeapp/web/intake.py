@@ -5,13 +5,16 @@ Nobody is answered before the commit. A lone request is committed at once, but f
 
 import threading
 
+from sqlalchemy.orm import Session
+
 from chargeapp import failpoints
 from chargeapp.clock import utcnow
-from chargeapp.errors import DatabaseUnavailable
+from chargeapp.errors import DatabaseUnavailable, TemporaryFailure
 from chargeapp.pipeline import AUTHORIZATION
 from chargeapp.runtime import Runtime
 from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
+from chargeapp.storage.api_keys import Seen
 
 PATIENCE_SECONDS = 5.0
 # After a transaction of so many requests the next one waits for as many, but not for long: their callers, just
@@ -20,9 +23,14 @@ CROWD = 4
 GATHER_SECONDS = 0.004
 
 
+class CallerChanged(TemporaryFailure):
+    """What lets the caller in has changed just now; nothing was stored."""
+
+
 class Waiting:
-    def __init__(self, new: NewRequest) -> None:
+    def __init__(self, new: NewRequest, seen: Seen) -> None:
         self.new = new
+        self.seen = seen
         self.answer: Acknowledgement | Exception | None = None
         self.leads = False
         self.called = threading.Event()
@@ -38,9 +46,12 @@ class Intake:
         self._together = 0
         self._as_many_again = threading.Event()
 
-    def store(self, new: NewRequest) -> Acknowledgement:
-        """Returns once the request is on disk; raises what refused it, with nothing stored."""
-        mine = Waiting(new)
+    def store(self, new: NewRequest, seen: Seen) -> Acknowledgement:
+        """Returns once the request is on disk; raises what refused it, with nothing stored.
+
+        CallerChanged if what was `seen` of the caller's key is not true in the transaction that stores the request.
+        """
+        mine = Waiting(new, seen)
         with self._lock:
             self._waiting.append(mine)
             if len(self._waiting) >= self._together:
@@ -77,14 +88,7 @@ class Intake:
             with self._runtime.database.writing() as session:
                 # Only now that it is this process's turn: whoever came while it waited for that comes along.
                 together = self._all_waiting()
-                answers = [
-                    *request_charging_sessions(
-                        session,
-                        [each.new for each in together],
-                        limit=self._limit,
-                        now=utcnow(),
-                    )
-                ]
+                answers = self._answers(session, together)
                 failpoints.reach("api.before_commit")
                 heard = wakeups.ring_early(AUTHORIZATION.queue)
             failpoints.reach("api.after_commit")
@@ -102,6 +106,13 @@ class Intake:
             each.called.set()
         if not heard:
             wakeups.ring(AUTHORIZATION.queue)
+
+    def _answers(self, session: Session, together: list[Waiting]) -> list[Acknowledgement | Exception]:
+        connection = session.connection()
+        holds = {seen: seen.holds(connection) for seen in {each.seen for each in together}}
+        wanted = [each.new for each in together if holds[each.seen]]
+        stored = iter(request_charging_sessions(session, wanted, limit=self._limit, now=utcnow()))
+        return [next(stored) if holds[each.seen] else CallerChanged() for each in together]
 
     def _all_waiting(self) -> list[Waiting]:
         with self._lock:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy import func, select, update
 from support.callers import API, BODY, api_of, bearer, make_expired_key, make_key, open_api, revoke
 
 from chargeapp.errors import MisconfiguredError
@@ -14,6 +15,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, new_key
 from chargeapp.services.api_keys import list_keys
 from chargeapp.storage import api_keys
+from chargeapp.storage.models import ApiKey, SessionRequest
 
 SUBMIT, READ, OPERATE, ADMIN = Scope
 UNKNOWN = "req-" + "0" * 32
@@ -77,6 +79,14 @@ BAD_KEYS: dict[str, Callable[[Runtime], dict[str, str]]] = {
     "as a password": lambda runtime: {"Authorization": f"Basic {make_key(runtime, *Scope)}"},
     "without Bearer": lambda runtime: {"Authorization": make_key(runtime, *Scope)},
     "in another header": lambda runtime: {"X-Api-Key": make_key(runtime, *Scope)},
+}
+
+
+# Only of the POSTs a key is remembered.
+ASKED: dict[str, tuple[dict[str, Any], int]] = {
+    "GET": ({"method": "GET"}, 200),
+    "POST": ({"method": "POST", "json": BODY}, 200),
+    "POST of nonsense": ({"method": "POST", "json": {}}, 400),
 }
 
 
@@ -183,29 +193,50 @@ def test_whoever_has_the_secret_is_told_why_it_does_not_work(closed: tuple[Runti
     assert "not a valid API key" in open_api(runtime).get(API, headers=bearer(guessed)).get_json()["message"]
 
 
-def test_a_revoked_key_is_refused_at_once_by_every_process(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ASKED)
+def test_a_revoked_key_is_refused_at_once_by_every_process(tmp_path: Path, asked: str) -> None:
+    sent, status = ASKED[asked]
     with api_of(tmp_path) as (runtime, one):
         other = open_api(runtime)
-        key = make_key(runtime, READ)
-        before = [each.get(API, headers=bearer(key)).status_code for each in (one, other)]
+        key = make_key(runtime, READ, SUBMIT)
+        before = [each.open(API, **sent, headers=bearer(key)).status_code for each in (one, other)]
 
         revoke(runtime, key)
 
-        after = [each.get(API, headers=bearer(key)).status_code for each in (one, other)]
-    assert (before, after) == ([200, 200], [401, 401])
+        after = [each.open(API, **sent, headers=bearer(key)).status_code for each in (one, other, one)]
+        with runtime.database.reading() as session:
+            stored = session.scalar(select(func.count(SessionRequest.id)))
+    assert (before, after) == ([status, status], [401, 401, 401])
+    assert stored == (2 if sent.get("json") == BODY else 0)
 
 
-def test_the_first_key_closes_every_process_at_once_and_for_good(tmp_path: Path) -> None:
+@pytest.mark.parametrize("asked", ASKED)
+def test_the_first_key_closes_every_process_at_once_and_for_good(tmp_path: Path, asked: str) -> None:
+    sent, status = ASKED[asked]
     with api_of(tmp_path) as (runtime, one):
         other = open_api(runtime)
-        before = [each.get(API).status_code for each in (one, other)]
+        before = [each.open(API, **sent).status_code for each in (one, other)]
 
         key = make_key(runtime, READ)
-        with_key = [each.get(API).status_code for each in (one, other)]
+        with_key = [each.open(API, **sent).status_code for each in (one, other)]
         revoke(runtime, key)
-        revoked = [each.get(API).status_code for each in (one, other, open_api(runtime))]
+        revoked = [each.open(API, **sent).status_code for each in (one, other, open_api(runtime))]
 
-    assert (before, with_key, revoked) == ([200, 200], [401, 401], [401, 401, 401])
+    assert (before, with_key, revoked) == ([status, status], [401, 401], [401, 401, 401])
+
+
+def test_a_request_whose_key_changes_as_it_is_stored_is_looked_at_again(tmp_path: Path) -> None:
+    with api_of(tmp_path) as (runtime, api):
+        key = make_key(runtime, SUBMIT)
+        api.post(API, json=BODY, headers=bearer(key))
+
+        with runtime.database.writing() as session:
+            session.execute(update(ApiKey).values(caller="another name", scopes="submit read"))
+        api.post(API, json=BODY, headers=bearer(key))
+
+        with runtime.database.reading() as session:
+            callers = session.scalars(select(SessionRequest.caller).order_by(SessionRequest.id)).all()
+    assert callers[1] == "another name" != callers[0]
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "", "10.0.0.1"])

@@ -33,10 +33,13 @@ from chargeapp.services.session_requests import (
     request_charging_sessions,
 )
 from chargeapp.storage import requests
+from chargeapp.storage.api_keys import Seen
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import SessionRequest
 from chargeapp.web import intake as web_intake
 from chargeapp.web.intake import Intake
+
+NO_KEYS = Seen(None)
 
 
 def ask(
@@ -218,7 +221,7 @@ def store_in_threads(intake: Intake, number: int, stuck: Stuck) -> list[Acknowle
 
     def store() -> None:
         try:
-            answers.append(intake.store(new_request()))
+            answers.append(intake.store(new_request(), NO_KEYS))
         except TemporaryFailure as error:
             answers.append(error)
 
@@ -247,7 +250,7 @@ def test_requests_that_wait_for_a_commit_share_the_next_one(runtime: Runtime, mo
 
 def refused(intake: Intake) -> None:
     with pytest.raises(QueueFull):
-        intake.store(new_request())
+        intake.store(new_request(), NO_KEYS)
 
 
 def test_after_a_crowd_the_next_commit_waits_for_as_many(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -294,12 +297,12 @@ def test_who_waits_too_long_behind_a_stuck_commit_is_refused_and_not_stored(
 ) -> None:
     monkeypatch.setattr(web_intake, "PATIENCE_SECONDS", 0.1)
     stuck, intake = Stuck(monkeypatch), Intake(runtime)
-    first = threading.Thread(target=intake.store, args=(new_request(),))
+    first = threading.Thread(target=intake.store, args=(new_request(), NO_KEYS))
     first.start()
     assert stuck.begun.wait(5)
 
     with pytest.raises(DatabaseUnavailable, match="busy for too long"):
-        intake.store(new_request())
+        intake.store(new_request(), NO_KEYS)
 
     stuck.go_on.set()
     first.join(10)
@@ -308,5 +311,5 @@ def test_who_waits_too_long_behind_a_stuck_commit_is_refused_and_not_stored(
 
 def test_the_relay_is_rung_when_a_request_is_stored(runtime: Runtime) -> None:
     with runtime.wakeups.listen("relay") as bell:
-        Intake(runtime).store(new_request())
+        Intake(runtime).store(new_request(), NO_KEYS)
         assert bell.wait(1)
