@@ -229,7 +229,7 @@ class Doorkeeper:
         if parts is None:
             raise NotAuthenticated(NO_KEY)
         found = self._keys.get(parts.id) if remembers_keys() else None
-        if found is None or not parts.matches(found.secret_hash):
+        if found is None or not parts.matches(found.secret_hash) or why_unusable(found):
             with self._runtime.database.glancing() as connection:
                 found = api_keys.find(connection, parts.id)
             if found is None or not parts.matches(found.secret_hash):

@@ -225,6 +225,19 @@ def test_the_first_key_closes_every_process_at_once_and_for_good(tmp_path: Path,
     assert (before, with_key, revoked) == ([status, status], [401, 401], [401, 401, 401])
 
 
+def test_that_a_key_was_revoked_is_not_remembered(tmp_path: Path) -> None:
+    with api_of(tmp_path) as (runtime, api):
+        key = make_key(runtime, SUBMIT)
+        answers = [api.post(API, json=BODY, headers=bearer(key)).status_code]
+        revoke(runtime, key)
+        answers += [api.post(API, json=BODY, headers=bearer(key)).status_code for _ in range(2)]
+        with runtime.database.writing() as session:
+            session.execute(update(ApiKey).values(revoked_at=None))
+        answers.append(api.post(API, json=BODY, headers=bearer(key)).status_code)
+
+    assert answers == [200, 401, 401, 200]
+
+
 def test_a_request_whose_key_changes_as_it_is_stored_is_looked_at_again(tmp_path: Path) -> None:
     with api_of(tmp_path) as (runtime, api):
         key = make_key(runtime, SUBMIT)
