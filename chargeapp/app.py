@@ -34,7 +34,6 @@ def create_app(settings: Settings | None = None) -> Flask:
     install_headers(app)
     install_cors(app, settings)
     doorkeeper = Doorkeeper(runtime)
-    app.extensions["doorkeeper"] = doorkeeper
     app.before_request(doorkeeper.recognise)
     install_rate_limits(app, runtime)
     app.before_request(doorkeeper.admit)

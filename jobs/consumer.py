@@ -9,6 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Generic
 
@@ -105,6 +106,7 @@ class Consumer(Generic[Task, Result]):
                 room = 0 if closing else self._room()
                 if self._to_write() or (room and (rung or self._more_due or self._any_due())):
                     self._transact(claim=room)
+        self._let_others_commit()
         return self._next_retry()
 
     def _open_rows(self) -> bool:
@@ -164,7 +166,7 @@ class Consumer(Generic[Task, Result]):
 
     def _ring_early(self) -> bool:
         next_stage = self._work.next_stage
-        return next_stage is not None and self._wakeups.ring_early(next_stage.queue)
+        return bool(next_stage and self._database.takes_turns and self._wakeups.ring_early(next_stage.queue))
 
     def _tell_next_stage(self) -> None:
         """Whatever goes wrong here, the calls under way must still be recorded; the relay finds the rows anyway."""
@@ -309,10 +311,15 @@ class Consumer(Generic[Task, Result]):
         else:
             self._lease_ends |= dict.fromkeys(waiting, now + outbox.LEASE_SECONDS)
 
+    def _let_others_commit(self) -> None:
+        """Who rang early and was not heard any more: whoever looks for rows after this job finds theirs."""
+        if self._database.takes_turns:
+            with suppress(DatabaseUnavailable), self._database.writing(durable=False):
+                pass
+
     def _next_retry(self) -> datetime | None:
         try:
-            # In its turn: who rang early, and was not heard any more, has committed by then, and the relay finds it.
-            with self._database.writing(durable=False) as session:
+            with self._database.reading() as session:
                 return outbox.next_retry_at(session, self._outbox, self._job_id)
         except DatabaseUnavailable:
             return None  # The relay finds its rows again.

@@ -21,7 +21,7 @@ log = get_logger()
 
 KEEP_ALIVE_SECONDS = 30
 GRACEFUL_SECONDS = 15
-# Long enough for a process that sleeps to wake up. Only new connections wait for it.
+# Long enough for a process that sleeps to wake up, and for all on the way in this one to wait.
 PAUSE_SECONDS = 0.001
 NOT_HTTP = ("bad_request", "This is no HTTP request that can be read.")
 # What is wrong with a request before there is one; everything else of the kind is 400.
@@ -38,8 +38,9 @@ class DiscreetWorker(ThreadWorker):  # type: ignore[misc]
 
     def accept(self, listener: Any) -> None:
         """Leaves the next connection to another process: one of them may have got all those of a busy caller."""
+        before = self.nr_conns
         super().accept(listener)
-        if self.cfg.workers > 1:
+        if self.cfg.workers > 1 and self.nr_conns > before > 0:
             time.sleep(PAUSE_SECONDS)
 
     def handle_error(self, request: Any, client: Any, address: Any, error: BaseException) -> None:

@@ -87,6 +87,11 @@ class Database:
         return self._store.path
 
     @property
+    def takes_turns(self) -> bool:
+        """Whether who begins to write waits until everybody before has committed."""
+        return self.path is not None
+
+    @property
     def engine(self) -> Engine:
         return self._store.engine
 

@@ -90,7 +90,7 @@ def claim_due(
     """
     look = {"now": now, "due_before": due_before or now, "limit": limit}
     found = statements(outbox).to_claim.rows(session, look)
-    claimed = _claim(session, outbox, found, job=job_id, lease=_lease_end(now), taken=None)
+    claimed = _claim(session, outbox, found, job_id=job_id, now=now, taken=False)
     return [row.ticket for row in claimed]
 
 
@@ -112,7 +112,7 @@ def claim_and_take(
         found = statements(outbox).to_take_elsewhere.rows(session, look | {"not_to": list(not_to)})
     else:
         found = statements(outbox).to_take.rows(session, look)
-    return _claim(session, outbox, found, job=job_id, lease=_lease_end(now), taken=now)
+    return _claim(session, outbox, found, job_id=job_id, now=now, taken=True)
 
 
 def any_due(session: Session, outbox: type[OutboxRow], due_before: datetime, now: datetime) -> bool:
@@ -214,10 +214,12 @@ def bury(session: Session, outbox: type[OutboxRow], ticket: Ticket, error: str, 
 
 
 def _claim(
-    session: Session, outbox: type[OutboxRow], found: Sequence[Any], **claim: str | datetime | None
+    session: Session, outbox: type[OutboxRow], found: Sequence[Any], *, job_id: str, now: datetime, taken: bool
 ) -> list[OwnRow]:
     if found:
-        statements(outbox).claim.change(session, {"ids": [row.id for row in found], **claim})
+        ids = [row.id for row in found]
+        claim = {"ids": ids, "job": job_id, "lease": _lease_end(now), "taken": now if taken else None}
+        statements(outbox).claim.change(session, claim)
     return [_own(row._replace(enqueue_seq=row.enqueue_seq + 1)) for row in found]
 
 

@@ -65,7 +65,7 @@ class SqliteFile:
                 raise
             except BaseException:
                 # Whatever state that left it in.
-                del self._writers[durable]
+                self._writers.pop(durable, None)
                 writer.invalidate()
                 writer.close()
                 raise
@@ -123,6 +123,8 @@ class SqliteFile:
             glance.close()
         writers, self._writers = self._writers, {}
         for writer in writers.values():
+            # Not back to those that anybody may take: one of them does not wait for the disk.
+            writer.detach()
             writer.close()
         self.engine.dispose()
         self._gate.close()

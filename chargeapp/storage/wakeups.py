@@ -19,9 +19,9 @@ class Wakeups(Protocol):
         """Wake the jobs that wait for more of this queue, or else the relay; False if nobody heard it."""
 
     def ring_early(self, queue: str) -> bool:
-        """As the last thing in a transaction, so that jobs wake up while it is committed; False where it is no use.
+        """At the end of a transaction that others wait for: a job that hears it wakes up meanwhile, and finds its rows.
 
-        Who writes next has to wait for this transaction, so a job that hears it finds its rows.
+        If none hears it, ring after the commit.
         """
 
     def attended(self, queue: str) -> bool:

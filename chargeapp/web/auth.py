@@ -4,6 +4,7 @@ import ipaddress
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -11,7 +12,7 @@ from flask import current_app, g, request
 
 from chargeapp.clock import utcnow, wall_clock
 from chargeapp.config import Settings
-from chargeapp.errors import MisconfiguredError, RequestRefused, TemporaryFailure
+from chargeapp.errors import DatabaseUnavailable, MisconfiguredError, RequestRefused, TemporaryFailure
 from chargeapp.logs import get_logger
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, host_allowed, take_apart
@@ -24,6 +25,7 @@ from chargeapp.web.forms import check_form_token, check_same_site, session_cooki
 log = get_logger()
 
 View = TypeVar("View", bound=Callable[..., object])
+Answer = TypeVar("Answer")
 
 OPEN: frozenset[Scope] = frozenset()
 HOW = "Send a key in the header Authorization: Bearer cak_..."
@@ -96,10 +98,27 @@ def for_admins(view: View) -> View:
     return _heeding_session(requires(Scope.ADMIN)(view))
 
 
-def confirmed_as_it_stores(view: View) -> View:
-    """Lets in whoever was let in before; the view has `seen()` confirmed by the transaction that stores something."""
-    view.remembers_keys = True  # type: ignore[attr-defined]
-    return view
+def confirmed_as_it_stores(view: Callable[[], Answer]) -> Callable[[], Answer]:
+    """Lets in whom it let in before. The view fails if the transaction that stores something finds other than `seen()`.
+
+    Then, and whenever it fails, the caller's key is looked at again before anything is told.
+    """
+
+    @wraps(view)
+    def confirmed() -> Answer:
+        before = seen()
+        try:
+            return view()
+        except DatabaseUnavailable:
+            raise
+        except Exception:
+            g.doorkeeper.look_again()
+            if seen() == before:
+                raise
+        return view()
+
+    confirmed.remembers_keys = True  # type: ignore[attr-defined]
+    return confirmed
 
 
 def _heeding_session(view: View) -> View:
@@ -134,11 +153,6 @@ def seen() -> Seen:
     return found
 
 
-def look_again() -> None:
-    """Raises NotAuthenticated or NotAllowed if the caller may not do this any more."""
-    current_app.extensions["doorkeeper"].look_again()
-
-
 def known_caller() -> Caller | None:
     """None before anybody was recognised, and on open routes."""
     found: Caller | None = g.get("caller")
@@ -161,6 +175,7 @@ class Doorkeeper:
         """Find out who calls; a refusal waits for `admit`, so that refused attempts are counted before it."""
         if request.endpoint is None or request.method == "OPTIONS" or not required_scopes():
             return
+        g.doorkeeper = self
         try:
             g.caller = self._caller()
         except NotAuthenticated as refusal:
@@ -187,7 +202,7 @@ class Doorkeeper:
             check_form_token(g.form_secret)
 
     def look_again(self) -> None:
-        g.pop("refusal", None)
+        """Raises NotAuthenticated or NotAllowed if the caller may not do this any more."""
         g.looked_again = True
         self.recognise()
         self.admit()
@@ -229,12 +244,13 @@ class Doorkeeper:
         if parts is None:
             raise NotAuthenticated(NO_KEY)
         found = self._keys.get(parts.id) if remembers_keys() else None
-        if found is None or not parts.matches(found.secret_hash) or why_unusable(found):
+        # Only what would let the caller in is confirmed later.
+        if found is None or not parts.matches(found.secret_hash) or why_unusable(found) or not allows(found):
             with self._runtime.database.glancing() as connection:
-                found = api_keys.find(connection, parts.id)
+                found = self._keys[parts.id] = api_keys.find(connection, parts.id)
             if found is None or not parts.matches(found.secret_hash):
+                del self._keys[parts.id]
                 raise NotAuthenticated(NO_KEY, key_id=parts.id)
-            self._keys[parts.id] = found
         # Whoever has the secret may know why it does not work any more.
         if reason := why_unusable(found):
             raise NotAuthenticated(reason, key_id=parts.id)
@@ -279,6 +295,10 @@ def why_unusable(key: Any) -> str | None:
     if key.expires_at is not None and key.expires_at <= wall_clock():
         return "This API key has expired."
     return None
+
+
+def allows(key: Any) -> bool:
+    return bool(caller_with(key).scopes & required_scopes())
 
 
 def caller_with(key: Any) -> Caller:

@@ -19,8 +19,8 @@ from chargeapp.security.driver_tokens import mask
 from chargeapp.services.redeliveries import redeliver
 from chargeapp.services.session_requests import NewRequest
 from chargeapp.storage import requests
-from chargeapp.web.auth import confirmed_as_it_stores, current_caller, look_again, requires, seen
-from chargeapp.web.intake import CallerChanged, Intake
+from chargeapp.web.auth import confirmed_as_it_stores, current_caller, requires, seen
+from chargeapp.web.intake import Intake
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
 
 log = get_logger()
@@ -40,16 +40,6 @@ def charging_sessions(runtime: Runtime) -> Blueprint:
     @confirmed_as_it_stores
     @requires(Scope.SUBMIT)
     def accept() -> Response:
-        try:
-            return answer()
-        except Exception as refusal:
-            # Whatever it is, it is told only to those who may still ask.
-            look_again()
-            if not isinstance(refusal, CallerChanged):
-                raise
-        return answer()
-
-    def answer() -> Response:
         began = utcnow()
         body = json_object()
         fields = schema.load(body)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 from support.callers import API, BODY, api_of, bearer, make_expired_key, make_key, open_api, revoke
 
 from chargeapp.errors import MisconfiguredError
@@ -82,7 +82,7 @@ BAD_KEYS: dict[str, Callable[[Runtime], dict[str, str]]] = {
 }
 
 
-# Only of the POSTs a key is remembered.
+# A key that was looked up is remembered; only for this POST that will do.
 ASKED: dict[str, tuple[dict[str, Any], int]] = {
     "GET": ({"method": "GET"}, 200),
     "POST": ({"method": "POST", "json": BODY}, 200),
@@ -238,7 +238,40 @@ def test_that_a_key_was_revoked_is_not_remembered(tmp_path: Path) -> None:
     assert answers == [200, 401, 401, 200]
 
 
-def test_a_request_whose_key_changes_as_it_is_stored_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_revoked_key_that_never_sufficed_is_refused_as_revoked(tmp_path: Path) -> None:
+    with api_of(tmp_path) as (runtime, api):
+        key = make_key(runtime, READ)
+        answers = [api.post(API, json=BODY, headers=bearer(key)).status_code]
+        revoke(runtime, key)
+        answers.append(api.post(API, json=BODY, headers=bearer(key)).status_code)
+
+    assert answers == [403, 401]
+
+
+def test_attempts_with_a_key_that_was_deleted_are_counted(tmp_path: Path) -> None:
+    with api_of(tmp_path) as (runtime, api):
+        key, _ = make_key(runtime, SUBMIT), make_key(runtime, READ)
+        answers = [api.post(API, json=BODY, headers=bearer(key)).status_code]
+        with runtime.database.writing() as session:
+            session.execute(delete(ApiKey).where(ApiKey.scopes == "submit"))
+        answers += [api.post(API, json=BODY, headers=bearer(key)).status_code for _ in range(35)]
+
+    assert (answers[0], answers[1], answers[-1]) == (200, 401, 429)
+
+
+def test_callback_hosts_that_were_taken_away_or_added_count_at_once(tmp_path: Path) -> None:
+    with api_of(tmp_path) as (runtime, api):
+        key = make_key(runtime, SUBMIT)
+        answers = [api.post(API, json=BODY, headers=bearer(key)).status_code]
+        for hosts in ("elsewhere.example", ""):
+            with runtime.database.writing() as session:
+                session.execute(update(ApiKey).values(callback_hosts=hosts))
+            answers.append(api.post(API, json=BODY, headers=bearer(key)).status_code)
+
+    assert answers == [200, 400, 200]
+
+
+def test_a_request_whose_key_has_changed_since_it_was_remembered_is_stored_as_the_new_callers(tmp_path: Path) -> None:
     with api_of(tmp_path) as (runtime, api):
         key = make_key(runtime, SUBMIT)
         api.post(API, json=BODY, headers=bearer(key))

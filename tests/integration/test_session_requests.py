@@ -1,6 +1,7 @@
 """Accepting requests: stored, queued and acknowledged together, or not at all."""
 
 import threading
+from collections import namedtuple
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,8 +37,9 @@ from chargeapp.storage import requests
 from chargeapp.storage.api_keys import Seen
 from chargeapp.storage.database import Database
 from chargeapp.storage.models import SessionRequest
+from chargeapp.storage.pipes import Pipes
 from chargeapp.web import intake as web_intake
-from chargeapp.web.intake import Intake
+from chargeapp.web.intake import CallerChanged, Intake, Waiting
 
 NO_KEYS = Seen(None)
 
@@ -251,6 +253,38 @@ def test_requests_that_wait_for_a_commit_share_the_next_one(runtime: Runtime, mo
 def refused(intake: Intake) -> None:
     with pytest.raises(QueueFull):
         intake.store(new_request(), NO_KEYS)
+
+
+def test_a_caller_that_has_changed_keeps_nobody_else_from_being_stored(runtime: Runtime) -> None:
+    changed = Seen(namedtuple("Key", ["id"])("no such key"))
+    seen = {"a": NO_KEYS, "b": changed, "c": NO_KEYS}
+    crowd = [Waiting(new_request(station_id=station), each) for station, each in seen.items()]
+
+    with runtime.database.writing() as session:
+        first, other, last = Intake(runtime)._answers(session, crowd)
+
+    assert isinstance(other, CallerChanged)
+    assert [isinstance(each, Acknowledgement) for each in (first, last)] == [True, True]
+    stored = {row.id: row.station_id for row in rows(runtime.database, SessionRequest)}
+    assert [stored[each.request_id] for each in (first, last)] == ["a", "c"]  # type: ignore[union-attr]
+
+
+def test_where_writers_take_no_turns_jobs_are_rung_for_after_the_commit(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored_when_rung: list[int] = []
+
+    def ring(wakeups: Pipes, queue: str) -> bool:
+        stored_when_rung.append(len(rows(runtime.database, SessionRequest)))
+        return True
+
+    monkeypatch.setattr(Database, "takes_turns", False)
+    monkeypatch.setattr(Pipes, "ring", ring)
+    with runtime.wakeups.listen("authorization") as job:
+        Intake(runtime).store(new_request(), NO_KEYS)
+        assert not job.wait(0)
+
+    assert stored_when_rung == [1]
 
 
 def test_after_a_crowd_the_next_commit_waits_for_as_many(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
