@@ -332,7 +332,7 @@ def test_a_read_only_file_system_refuses_and_then_accepts_again(small_disk: Path
     assert int(refused.headers["Retry-After"]) > 0
     assert "Nothing was accepted" in refused.json["message"]
     assert (health.status_code, health.json["status"]) == (503, "DOWN")
-    assert "unable to open database file" in str([line for line in lines if line.get("action") == "unavailable"])
+    assert "Read-only file system" in str([line for line in lines if line.get("action") == "unavailable"])
     assert mount("-o", "remount,rw", str(small_disk)).returncode == 0
     after = client.post(API, json=BODY).json["requestId"]
     assert [each.id for each in rows(runtime.database, SessionRequest)] == [before, after]
