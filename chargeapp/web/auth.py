@@ -247,10 +247,11 @@ class Doorkeeper:
         # Only what would let the caller in is confirmed later.
         if found is None or not parts.matches(found.secret_hash) or why_unusable(found) or not allows(found):
             with self._runtime.database.glancing() as connection:
-                found = self._keys[parts.id] = api_keys.find(connection, parts.id)
+                found = api_keys.find(connection, parts.id)
             if found is None or not parts.matches(found.secret_hash):
-                del self._keys[parts.id]
+                self._keys.pop(parts.id, None)
                 raise NotAuthenticated(NO_KEY, key_id=parts.id)
+            self._keys[parts.id] = found
         # Whoever has the secret may know why it does not work any more.
         if reason := why_unusable(found):
             raise NotAuthenticated(reason, key_id=parts.id)
