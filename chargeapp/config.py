@@ -87,7 +87,7 @@ class Settings:
     host: str = setting("127.0.0.1", kinds.String(), "address the API listens on")
     port: int = setting(8080, whole(1, 65535), "port of the API (`KTOR_DEPLOYMENT_PORT` is accepted too)")
     web_workers: int = setting(2, whole(1, 64), "gunicorn processes")
-    web_threads: int = setting(8, whole(1, 256), "threads in each of them")
+    web_threads: int = setting(8, whole(1, 256), "threads in each of them, for all but the POST of a request")
     chargeapp_data_dir: Path = setting(Path("var"), kinds.String(), "database, sockets and generated secrets")
     database_url: str | None = setting(
         None, kinds.String(), "`sqlite:////…` or `postgresql://…`; default: SQLite in the data directory", secret=True

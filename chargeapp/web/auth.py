@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from flask import current_app, g, request
+from sqlalchemy import Connection
 
 from chargeapp.clock import utcnow, wall_clock
 from chargeapp.config import Settings
@@ -21,6 +22,7 @@ from chargeapp.services.console_sessions import NOTED_EVERY, find_session, note_
 from chargeapp.storage import api_keys
 from chargeapp.storage.api_keys import Seen
 from chargeapp.web.forms import check_form_token, check_same_site, session_cookie
+from chargeapp.web.loop import Beside
 
 log = get_logger()
 
@@ -165,8 +167,9 @@ def failed_attempt() -> bool:
 
 
 class Doorkeeper:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, beside: Beside) -> None:
         self._runtime = runtime
+        self._beside = beside
         self._may_be_open = may_be_open(runtime.settings)
         self._keys_exist = False
         self._keys: dict[str, Any] = {}
@@ -246,8 +249,7 @@ class Doorkeeper:
         found = self._keys.get(parts.id) if remembers_keys() else None
         # Only what would let the caller in is confirmed later.
         if found is None or not parts.matches(found.secret_hash) or why_unusable(found) or not allows(found):
-            with self._runtime.database.glancing() as connection:
-                found = api_keys.find(connection, parts.id)
+            found = self._beside.run(self._glance, lambda connection: api_keys.find(connection, parts.id))
             if found is None or not parts.matches(found.secret_hash):
                 self._keys.pop(parts.id, None)
                 raise NotAuthenticated(NO_KEY, key_id=parts.id)
@@ -258,6 +260,10 @@ class Doorkeeper:
         g.seen = Seen(found)
         return caller_with(found)
 
+    def _glance(self, look: Callable[[Connection], Any]) -> Any:
+        with self._runtime.database.glancing() as connection:
+            return look(connection)
+
     def _open(self) -> bool:
         """Nobody has made a key yet, and only this machine can call."""
         if not self._may_be_open or self._keys_exist or not is_loopback(request.remote_addr or ""):
@@ -266,8 +272,7 @@ class Doorkeeper:
         if not is_loopback(host_asked_for()):
             return False
         if not remembers_keys():
-            with self._runtime.database.glancing() as connection:
-                self._keys_exist = api_keys.any_exist(connection)
+            self._keys_exist = self._beside.run(self._glance, api_keys.any_exist)
         return not self._keys_exist
 
 

@@ -21,20 +21,22 @@ from chargeapp.services.session_requests import NewRequest
 from chargeapp.storage import requests
 from chargeapp.web.auth import confirmed_as_it_stores, current_caller, requires, seen
 from chargeapp.web.intake import Intake
+from chargeapp.web.loop import Loop
 from chargeapp.web.schemas import PageSchema, SessionRequestSchema
 
 log = get_logger()
 
 # A shorter driver token may be in a host name by chance.
 TELLING_LENGTH = 8
+URL_PREFIX = "/api/v1/charging-session"
 
 
-def charging_sessions(runtime: Runtime) -> Blueprint:
-    routes = Blueprint("charging_sessions", __name__, url_prefix="/api/v1/charging-session")
+def charging_sessions(runtime: Runtime, loop: Loop) -> Blueprint:
+    routes = Blueprint("charging_sessions", __name__, url_prefix=URL_PREFIX)
     settings = runtime.settings
     schema = SessionRequestSchema(settings.driver_token_min_length)
     page_schema = PageSchema()
-    intake = Intake(runtime)
+    intake = Intake(runtime, loop)
 
     @routes.post("")
     @confirmed_as_it_stores

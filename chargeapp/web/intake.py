@@ -1,6 +1,6 @@
 """Requests that arrive together share one transaction: one thread commits for all that wait meanwhile.
 
-Nobody is answered before the commit. A lone request is committed at once, but for the first one after a crowd.
+Nobody is answered before the commit. A lone request is committed at once.
 """
 
 import threading
@@ -15,12 +15,9 @@ from chargeapp.runtime import Runtime
 from chargeapp.services.queue_limit import QueueLimit
 from chargeapp.services.session_requests import Acknowledgement, NewRequest, request_charging_sessions
 from chargeapp.storage.api_keys import Seen
+from chargeapp.web.loop import Beside, Loop, Signal
 
 PATIENCE_SECONDS = 5.0
-# After a transaction of so many requests the next one waits for as many, but not for long: their callers, just
-# answered, are about to post again. One by one they would cost several times as much.
-CROWD = 4
-GATHER_SECONDS = 0.004
 
 
 class CallerChanged(TemporaryFailure):
@@ -28,62 +25,75 @@ class CallerChanged(TemporaryFailure):
 
 
 class Waiting:
-    def __init__(self, new: NewRequest, seen: Seen) -> None:
+    def __init__(self, new: NewRequest, seen: Seen, answered: Signal) -> None:
         self.new = new
         self.seen = seen
         self.answer: Acknowledgement | Exception | None = None
-        self.leads = False
-        self.called = threading.Event()
+        self.answered = answered
 
 
 class Intake:
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, loop: Loop) -> None:
         self._runtime = runtime
+        self._loop = loop
         self._limit = QueueLimit(runtime.settings.queue_max_size)
+        self._writer = Beside(loop, 1)
+        self._bell = Beside(loop, 1)
         self._lock = threading.Lock()
         self._waiting: list[Waiting] = []
         self._committing = False
-        self._together = 0
-        self._as_many_again = threading.Event()
 
     def store(self, new: NewRequest, seen: Seen) -> Acknowledgement:
         """Returns once the request is on disk; raises what refused it, with nothing stored.
 
         CallerChanged if what was `seen` of the caller's key is not true in the transaction that stores the request.
         """
-        mine = Waiting(new, seen)
+        mine = Waiting(new, seen, self._loop.signal())
         with self._lock:
             self._waiting.append(mine)
-            if len(self._waiting) >= self._together:
-                self._as_many_again.set()
-            mine.leads = not self._committing
-            self._committing = True
-        if not mine.leads:
-            self._follow(mine)
-        if mine.leads:
-            self._commit()
+            begins, self._committing = not self._committing, True
+        if begins:
+            self._loop.start(self._commit_all)
+        if not mine.answered.wait(PATIENCE_SECONDS):
+            with self._lock:
+                if mine in self._waiting:
+                    self._waiting.remove(mine)
+                    raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
+            # It is committed just now: whether that succeeds is the answer, however long it takes.
+            mine.answered.wait()
         if isinstance(mine.answer, Acknowledgement):
             return mine.answer
         assert mine.answer is not None
         raise mine.answer
 
-    def _follow(self, mine: Waiting) -> None:
-        """Until it is answered, or is to lead the next transaction."""
-        if mine.called.wait(PATIENCE_SECONDS):
-            return
-        with self._lock:
-            if mine in self._waiting and not mine.leads:
-                self._waiting.remove(mine)
-                raise DatabaseUnavailable("The database has been busy for too long; nothing was stored")
-        # Somebody commits it just now: whether that succeeds is the answer, however long it takes.
-        mine.called.wait()
+    def _commit_all(self) -> None:
+        while True:
+            # Those who were just answered first: they are about to post again, and then come along.
+            self._loop.give_way()
+            try:
+                together, heard = self._writer.run(self._commit)
+            except Exception as error:
+                # There was no thread to be had.
+                together, heard = self._all_waiting(), True
+                for each in together:
+                    each.answer = error
+            for each in together:
+                each.answered.set()
+            if not heard:
+                self._loop.start(self._ring)
+            with self._lock:
+                self._committing = bool(self._waiting)
+                if not self._committing:
+                    return
 
-    def _commit(self) -> None:
+    def _ring(self) -> None:
+        self._bell.run(self._runtime.wakeups.ring, AUTHORIZATION.queue)
+
+    def _commit(self) -> tuple[list[Waiting], bool]:
+        """Returns those that have an answer now, and whether a job heard of it."""
         together: list[Waiting] = []
         database, wakeups, heard = self._runtime.database, self._runtime.wakeups, False
         answers: list[Acknowledgement | Exception]
-        if self._together >= CROWD:
-            self._as_many_again.wait(GATHER_SECONDS)
         try:
             with database.writing() as session:
                 # Only now that it is this process's turn: whoever came while it waited for that comes along.
@@ -95,17 +105,9 @@ class Intake:
         except Exception as error:
             together = together or self._all_waiting()
             answers = [error] * len(together)
-        with self._lock:
-            for each, answer in zip(together, answers, strict=True):
-                each.answer = answer
-            next_ = self._waiting[:1]
-            self._committing = bool(next_)
-            for each in next_:
-                each.leads = True
-        for each in (*together, *next_):
-            each.called.set()
-        if not heard:
-            wakeups.ring(AUTHORIZATION.queue)
+        for each, answer in zip(together, answers, strict=True):
+            each.answer = answer
+        return together, heard
 
     def _answers(self, session: Session, together: list[Waiting]) -> list[Acknowledgement | Exception]:
         connection = session.connection()
@@ -117,6 +119,4 @@ class Intake:
     def _all_waiting(self) -> list[Waiting]:
         with self._lock:
             together, self._waiting = self._waiting, []
-            self._together = len(together)
-            self._as_many_again.clear()
         return together

@@ -6,6 +6,8 @@ never waits for it nor fails because of it.
 """
 
 import time
+from collections.abc import Callable
+from contextvars import copy_context
 from typing import Any
 
 import redis
@@ -16,6 +18,7 @@ from chargeapp.runtime import Runtime
 from chargeapp.transport.redis_client import connect
 from chargeapp.web.auth import failed_attempt, known_caller
 from chargeapp.web.error_responses import WORDS, error_response
+from chargeapp.web.loop import Beside
 
 TIMEOUT_SECONDS = 0.1
 # Nobody guesses 32 random bytes; this keeps the noise of trying away from the database and the log.
@@ -24,7 +27,20 @@ FAILED_ATTEMPTS = "30/minute"
 PROBES = frozenset({"operations.health", "operations.live", "operations.ready"})
 
 
-def install_rate_limits(app: Flask, runtime: Runtime) -> None:
+class LimiterBeside(Limiter):
+    """Redis is asked beside the loop, and only about requests that a limit concerns."""
+
+    def __init__(self, beside: Beside, *given: Any, concerns: Callable[[], bool], **named: Any) -> None:
+        super().__init__(*given, **named)
+        self._beside = beside
+        self._concerns = concerns
+
+    def _check_request_limit(self, *given: Any, **named: Any) -> None:
+        if self._concerns():
+            self._beside.run(copy_context().run, super()._check_request_limit, *given, **named)
+
+
+def install_rate_limits(app: Flask, runtime: Runtime, beside: Beside) -> None:
     limits = [
         # Counted after the key was looked at: a good key is let in, whoever else fails behind the same proxy.
         ApplicationLimit(
@@ -37,17 +53,15 @@ def install_rate_limits(app: Flask, runtime: Runtime) -> None:
     limit = runtime.settings.effective_rate_limit
     if limit:
         limits.append(ApplicationLimit(limit_provider=limit, scope="all"))
-    limiter = Limiter(
+    limiter = LimiterBeside(
+        beside,
         key_or_address,
+        concerns=lambda: request.endpoint not in PROBES and (limit is not None or failed_attempt()),
         application_limits=[*limits],
         in_memory_fallback_enabled=True,
         **_storage(runtime),
         swallow_errors=True,
     )
-    if not limit:
-        # Saves most requests the trouble of looking through limits that do not concern them.
-        limiter.request_filter(lambda: not failed_attempt())
-    limiter.request_filter(lambda: request.endpoint in PROBES)
     limiter.init_app(app)
 
     @app.errorhandler(RateLimitExceeded)

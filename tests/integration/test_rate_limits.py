@@ -2,8 +2,10 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from chargeapp.config import load_settings
 from chargeapp.errors import MisconfiguredError
 from chargeapp.runtime import Runtime
 from chargeapp.security.api_keys import Scope, new_key
+from chargeapp.web import rate_limits
 from chargeapp.web.rate_limits import FAILED_ATTEMPTS, TIMEOUT_SECONDS
 
 READ = Scope.READ
@@ -175,6 +178,23 @@ def test_a_redis_that_hangs_holds_no_request(tmp_path: Path, redis: RedisServer)
     # The one that finds out waits, for its count and perhaps for one more look; the others do not.
     assert max(took) < 4 * TIMEOUT_SECONDS
     assert sorted(took)[len(took) // 2] < TIMEOUT_SECONDS / 2
+
+
+def test_redis_is_asked_beside_the_loop(tmp_path: Path, redis: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[str] = []
+
+    def key() -> str:
+        threads.append(threading.current_thread().name)
+        return "key"
+
+    monkeypatch.setattr(rate_limits, "key_or_address", key)
+    with limited(tmp_path, redis) as (runtime, api), ThreadPoolExecutor(1, "loop") as loop:
+        loop.submit(api.application.extensions["loop"].enter).result()
+        headers = bearer(make_key(runtime, Scope.SUBMIT))
+        answered = [loop.submit(api.post, API, json={}, headers=headers).result().status_code for _ in range(4)]
+
+    assert answered == [400, 400, 400, 429]
+    assert {name.partition("_")[0] for name in threads} == {"beside"}
 
 
 def test_a_redis_without_room_fails_no_request(tmp_path: Path, redis: RedisServer) -> None:

@@ -3,8 +3,10 @@
 import threading
 from collections import namedtuple
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import gevent
 import pytest
 from sqlalchemy import delete
 from support.builders import (
@@ -40,6 +42,7 @@ from chargeapp.storage.models import SessionRequest
 from chargeapp.storage.pipes import Pipes
 from chargeapp.web import intake as web_intake
 from chargeapp.web.intake import CallerChanged, Intake, Waiting
+from chargeapp.web.loop import Beside, Loop
 
 NO_KEYS = Seen(None)
 
@@ -242,7 +245,7 @@ def store_in_threads(intake: Intake, number: int, stuck: Stuck) -> list[Acknowle
 def test_requests_that_wait_for_a_commit_share_the_next_one(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
     stuck = Stuck(monkeypatch)
 
-    answers = store_in_threads(Intake(runtime), 6, stuck)
+    answers = store_in_threads(Intake(runtime, Loop()), 6, stuck)
 
     assert stuck.sizes == [1, 5]
     assert sum(isinstance(each, Acknowledgement) for each in answers) == 3
@@ -250,18 +253,34 @@ def test_requests_that_wait_for_a_commit_share_the_next_one(runtime: Runtime, mo
     assert len(rows(runtime.database, SessionRequest)) == 3
 
 
-def refused(intake: Intake) -> None:
-    with pytest.raises(QueueFull):
-        intake.store(new_request(), NO_KEYS)
+def test_so_they_do_in_the_loop_which_serves_others_meanwhile(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, stuck = Loop(), Stuck(monkeypatch)
+    intake = Intake(runtime, loop)
+
+    def serve() -> int:
+        loop.enter()
+        first = gevent.spawn(intake.store, new_request(), NO_KEYS)
+        while not stuck.begun.is_set():
+            gevent.sleep(0.001)
+        callers = [first, *(gevent.spawn(intake.store, new_request(), NO_KEYS) for _ in range(2))]
+        gevent.sleep(0)
+        stuck.go_on.set()
+        return len({each.get(timeout=5).request_id for each in callers})
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(serve).result(10) == 3
+    assert stuck.sizes == [1, 2]
 
 
 def test_a_caller_that_has_changed_keeps_nobody_else_from_being_stored(runtime: Runtime) -> None:
     changed = Seen(namedtuple("Key", ["id"])("no such key"))
     seen = {"a": NO_KEYS, "b": changed, "c": NO_KEYS}
-    crowd = [Waiting(new_request(station_id=station), each) for station, each in seen.items()]
+    crowd = [Waiting(new_request(station_id=station), each, threading.Event()) for station, each in seen.items()]
 
     with runtime.database.writing() as session:
-        first, other, last = Intake(runtime)._answers(session, crowd)
+        first, other, last = Intake(runtime, Loop())._answers(session, crowd)
 
     assert isinstance(other, CallerChanged)
     assert [isinstance(each, Acknowledgement) for each in (first, last)] == [True, True]
@@ -281,34 +300,9 @@ def test_where_writers_take_no_turns_jobs_are_rung_for_after_the_commit(
     monkeypatch.setattr(Database, "takes_turns", False)
     monkeypatch.setattr(Pipes, "ring", ring)
     with runtime.wakeups.listen("authorization") as job:
-        Intake(runtime).store(new_request(), NO_KEYS)
+        Intake(runtime, Loop()).store(new_request(), NO_KEYS)
+        eventually(lambda: stored_when_rung == [1])
         assert not job.wait(0)
-
-    assert stored_when_rung == [1]
-
-
-def test_after_a_crowd_the_next_commit_waits_for_as_many(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web_intake, "GATHER_SECONDS", 10)
-    stuck, intake = Stuck(monkeypatch), Intake(runtime)
-    store_in_threads(intake, 6, stuck)
-
-    threads = [threading.Thread(target=refused, args=(intake,)) for _ in range(5)]
-    for number, thread in enumerate(threads):
-        eventually(lambda number=number: len(intake._waiting) == number)
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-
-    assert stuck.sizes == [1, 5, 5]
-
-
-def test_a_crowd_that_does_not_come_back_is_not_waited_for(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
-    stuck, intake = Stuck(monkeypatch), Intake(runtime)
-    store_in_threads(intake, 6, stuck)
-
-    refused(intake)
-
-    assert stuck.sizes == [1, 5, 1]
 
 
 def test_a_commit_that_fails_fails_for_all_that_shared_it(runtime: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -320,17 +314,35 @@ def test_a_commit_that_fails_fails_for_all_that_shared_it(runtime: Runtime, monk
 
     monkeypatch.setattr(web_intake, "request_charging_sessions", fail)
 
-    answers = store_in_threads(Intake(runtime), 4, stuck)
+    answers = store_in_threads(Intake(runtime, Loop()), 4, stuck)
 
     assert [type(each) for each in answers] == [DatabaseUnavailable] * 4
     assert rows(runtime.database, SessionRequest) == []
+
+
+def test_where_no_thread_can_be_had_callers_are_told_and_the_next_ones_are_stored(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = Intake(runtime, Loop())
+    with monkeypatch.context() as patch:
+        patch.setattr(Beside, "run", lambda *given: raise_error(RuntimeError("can't start new thread")))
+        with pytest.raises(RuntimeError, match="new thread"):
+            intake.store(new_request(), NO_KEYS)
+
+    intake.store(new_request(), NO_KEYS)
+
+    assert len(rows(runtime.database, SessionRequest)) == 1
+
+
+def raise_error(error: Exception) -> None:
+    raise error
 
 
 def test_who_waits_too_long_behind_a_stuck_commit_is_refused_and_not_stored(
     runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(web_intake, "PATIENCE_SECONDS", 0.1)
-    stuck, intake = Stuck(monkeypatch), Intake(runtime)
+    stuck, intake = Stuck(monkeypatch), Intake(runtime, Loop())
     first = threading.Thread(target=intake.store, args=(new_request(), NO_KEYS))
     first.start()
     assert stuck.begun.wait(5)
@@ -345,5 +357,5 @@ def test_who_waits_too_long_behind_a_stuck_commit_is_refused_and_not_stored(
 
 def test_the_relay_is_rung_when_a_request_is_stored(runtime: Runtime) -> None:
     with runtime.wakeups.listen("relay") as bell:
-        Intake(runtime).store(new_request(), NO_KEYS)
+        Intake(runtime, Loop()).store(new_request(), NO_KEYS)
         assert bell.wait(1)
