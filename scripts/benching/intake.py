@@ -14,9 +14,11 @@ from benching.usage import cpu_seconds
 from benching.workbench import Workbench
 
 CONNECTIONS = 16
-OURS, BARE, SYNC = "chargeapp", "bare Flask", "bare Flask, sync workers"
-# As chargeapp's own gunicorn by default: two processes of eight threads that keep connections open.
-THREADS = ("--worker-class", "gthread", "--threads", "8", "--keep-alive", "30", "--preload")
+OURS, BARE = "chargeapp", "bare Flask"
+THREADS, SYNC = "bare Flask, threads", "bare Flask, sync workers"
+# As chargeapp's own gunicorn: two processes whose one thread serves all connections, and keeps them open.
+GEVENT = ("--worker-class", "gevent", "--keep-alive", "30", "--preload")
+GTHREAD = ("--worker-class", "gthread", "--threads", "8", "--keep-alive", "30", "--preload")
 CALLBACK = "http://127.0.0.1:9/callback?n="
 
 
@@ -33,7 +35,8 @@ class Intake:
 def measure(bench: Workbench) -> Result:
     systems: dict[str, Callable[[], AbstractContextManager[System]]] = {
         OURS: lambda: web_alone(bench.new_folder(), UNLIMITED),
-        BARE: lambda: bare_flask(bench, *THREADS),
+        BARE: lambda: bare_flask(bench, *GEVENT),
+        THREADS: lambda: bare_flask(bench, *GTHREAD),
         SYNC: lambda: bare_flask(bench),
     }
     runs: dict[str, list[Intake]] = {name: [] for name in systems}
@@ -67,7 +70,8 @@ def report(runs: dict[str, list[Intake]]) -> Result:
         method=(
             f"`wrk -t1 -c{CONNECTIONS}` posts to chargeapp's API with no worker running: each answer is sent after the "
             "commit. Beside it, a Flask view that parses the same JSON and forgets it, under gunicorn with the same "
-            "settings (2 processes, 8 threads each). The same view with gunicorn's plain workers is shown as well."
+            "kind of worker (2 processes on gevent). The same view with threads (8 each), and with gunicorn's plain "
+            "workers, is shown as well."
         ),
         targets=[
             Target(
