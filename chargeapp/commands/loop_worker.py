@@ -39,8 +39,6 @@ REST_SECONDS = 5.0
 PIECE_BYTES = 64 * 1024
 TOO_SLOW = ("request_timeout", "The body did not arrive in time.")
 NOT_HTTP = ("bad_request", "This is no HTTP request that can be read.")
-
-
 # What is wrong with a request before there is one; everything else of the kind is 400.
 CODES: dict[type[Exception], tuple[int, str]] = {
     errors.LimitRequestLine: (414, "URI Too Long"),
@@ -55,11 +53,12 @@ class SharingServer(StreamServer):  # type: ignore[misc]
     """Who has connections and accepts one more leaves the next to other processes, which are as quick, for a moment."""
 
     max_accept = 1
+    shares = True
     leaving = False
 
     def do_handle(self, *connection: Any) -> None:
         super().do_handle(*connection)
-        if len(self.pool) > 1:
+        if self.shares and len(self.pool) > 1:
             self.stop_accepting()
             gevent.spawn_later(PAUSE_SECONDS, self._accept_again)
 
@@ -97,6 +96,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]
     handle_quit = handle_exit
 
     def notify(self) -> None:
+        # Not GeventWorker's, which ends the process at once when its parent has gone.
         AsyncWorker.notify(self)
         if self.ppid != os.getppid():
             self.alive = False
@@ -105,6 +105,7 @@ class LoopWorker(GeventWorker):  # type: ignore[misc]
         connections = Pool(self.worker_connections)
         servers = [SharingServer(each, partial(self.handle, each), spawn=connections) for each in self.sockets]
         for server in servers:
+            server.shares = self.cfg.workers > 1
             server.start()
         while self.alive:
             self.notify()

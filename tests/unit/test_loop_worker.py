@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import gevent
+import pytest
 from gevent.pool import Pool
 
 from chargeapp.commands.loop_worker import SharingServer
@@ -26,9 +27,15 @@ class Noted(SharingServer):  # type: ignore[misc]
         super().stop_accepting()
 
 
-def test_who_has_connections_and_accepts_one_more_pauses() -> None:
+@pytest.mark.parametrize(
+    ("shares", "expected"),
+    [(True, ["accepts", "pauses", "accepts", "pauses", "accepts", "pauses"]), (False, ["accepts", "pauses"])],
+    ids=["leaves the next one to others", "the only process, until it leaves"],
+)
+def test_who_has_connections_and_accepts_one_more_pauses(shares: bool, expected: list[str]) -> None:
     def serve() -> list[str]:
         server = Noted(("127.0.0.1", 0), lambda connection, address: connection.recv(1), spawn=Pool(10))
+        server.shares = shares
         server.start()
         with ExitStack() as opened:
             for number in range(3):
@@ -43,7 +50,7 @@ def test_who_has_connections_and_accepts_one_more_pauses() -> None:
     with ThreadPoolExecutor(1) as thread:
         did = thread.submit(serve).result(10)
 
-    assert did == ["accepts", "pauses", "accepts", "pauses", "accepts", "pauses"]
+    assert did == expected
 
 
 def test_who_leaves_does_not_accept_again() -> None:
