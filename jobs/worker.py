@@ -14,6 +14,7 @@ from rq.serializers import JSONSerializer
 from rq.worker_registration import clean_worker_registry
 
 from chargeapp.clock import utcnow
+from chargeapp.garbage import spare_what_stays
 from chargeapp.logs import get_logger
 from chargeapp.pipeline import Stage
 from chargeapp.runtime import Runtime
@@ -187,6 +188,7 @@ def run_worker(runtime: Runtime, stage: Stage) -> None:
             # Optional, and slow to import.
             from jobs.kafka_worker import run_kafka_worker
 
+            spare_what_stays()
             with Heart(runtime, stage):
                 run_kafka_worker(runtime, stage)
         else:
@@ -204,5 +206,6 @@ def _run_rq_worker(runtime: Runtime, stage: Stage) -> None:
         except redis.RedisError as error:
             log.warning("Waiting for Redis", action="redis_awaited", error=str(error))
             time.sleep(1)
+    spare_what_stays()
     with Heart(runtime, stage):
         worker.work(logging_level=None)

@@ -8,6 +8,7 @@ from gunicorn.app.base import BaseApplication
 from chargeapp.app import create_app
 from chargeapp.commands.loop_worker import LoopWorker
 from chargeapp.config import Settings
+from chargeapp.garbage import spare_what_stays
 
 KEEP_ALIVE_SECONDS = 30
 GRACEFUL_SECONDS = 15
@@ -32,7 +33,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
             # Our own log lines tell what happens; these only where something is wrong.
             "loglevel": "warning",
             "control_socket_disable": True,
-            "post_worker_init": lambda worker: worker.app.wsgi().extensions["loop"].enter(),
+            "post_worker_init": _begin,
             "worker_exit": lambda server, worker: worker.app.wsgi().extensions["tracing"].flush(),
         }
         for name, value in options.items():
@@ -40,6 +41,11 @@ class WebServer(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         return create_app(self._settings)
+
+
+def _begin(worker: Any) -> None:
+    worker.app.wsgi().extensions["loop"].enter()
+    spare_what_stays()
 
 
 def run_web(settings: Settings) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chargeapp.commands.parameters import QUEUES
+from chargeapp.garbage import spare_what_stays
 
 if TYPE_CHECKING:
     from chargeapp.relay import Pass
@@ -109,6 +110,7 @@ def run_relay(runtime: "Runtime") -> None:
 
     signal.signal(signal.SIGTERM, request_stop)
     signal.signal(signal.SIGINT, request_stop)
+    spare_what_stays()
     runtime.relay.run(stop.is_set)
     runtime.close_transport()
 
