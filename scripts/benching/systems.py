@@ -107,6 +107,13 @@ def bare_flask(bench: Workbench, *options: str) -> Iterator[System]:
 
 
 @contextmanager
+def least_durable(bench: Workbench, *options: str) -> Iterator[System]:
+    folder = bench.new_folder()
+    with _gunicorn(bench, "durable", {"DATABASE_FILE": str(folder / "requests.db")}, folder, *options) as system:
+        yield system
+
+
+@contextmanager
 def celery(bench: Workbench) -> Iterator[System]:
     with _queue(bench, "on_celery", "celery", "-A", "on_celery:queue", "worker", "-c", "2") as system:
         yield system
