@@ -13,6 +13,7 @@ from sqlalchemy.exc import (
     DataError,
     IntegrityError,
     InterfaceError,
+    InvalidRequestError,
     ProgrammingError,
 )
 from sqlalchemy.exc import TimeoutError as NoConnectionFree
@@ -155,10 +156,14 @@ class Database:
 
     def _opened(self, stack: ExitStack, opening: Callable[[Store], AbstractContextManager[Opened]]) -> Opened:
         try:
-            return stack.enter_context(opening(self._store))
-        except StoreMoved as moved:
-            self._follow(moved)
-            return stack.enter_context(opening(self._store))
+            try:
+                return stack.enter_context(opening(self._store))
+            except StoreMoved as moved:
+                self._follow(moved)
+                return stack.enter_context(opening(self._store))
+        except InvalidRequestError as error:
+            # What SQLAlchemy says when new connections were closed, too: the server is just ending, or beginning.
+            raise DatabaseUnavailable("The database closes every connection just now") from error
 
     def _follow(self, moved: StoreMoved) -> None:
         if self._unseal is None:

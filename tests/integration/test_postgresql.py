@@ -204,6 +204,20 @@ def test_a_restart_that_nobody_saw_costs_nobody_a_failure(own_database: Database
     accept(own_database)
 
 
+@pytest.mark.parametrize("opened", ["writing", "reading", "glancing"])
+def test_a_server_that_closes_new_connections_too_is_the_databases_trouble(
+    database: Database, monkeypatch: pytest.MonkeyPatch, opened: str
+) -> None:
+    """As one does that is just ending, or beginning: SQLAlchemy tries twice and then takes it for a fault of ours."""
+    monkeypatch.setattr(postgresql, "has_something_to_say", lambda _: True)
+
+    with pytest.raises(DatabaseUnavailable, match="closes every connection"), getattr(database, opened)():
+        pass
+
+    monkeypatch.undo()
+    beat(database)
+
+
 def test_a_connection_that_was_cut_in_a_transaction_is_the_databases_trouble(database: Database) -> None:
     def cut_itself(session: Session) -> None:
         session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
